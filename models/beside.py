@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import bounded_files, messages, whole_files
+from glimpse.models import messages
 from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
+from glimpse.models.files import bounded_files, whole_files
 from glimpse.models.heads import SOFTMAX, Head, stated
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import EMBEDDING
 from glimpse.models.prestem.recipe import Recipe
 

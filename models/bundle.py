@@ -1,15 +1,15 @@
 """A bundle: the folder in which a trained network travels, with all that is needed to serve it.
 
     model.json           what the network is: architecture, pre-stem recipe, temperature, digest, metrics, and, where it
-                         is fitted, from when on an image is unknown (`models.novelty`); and its head, where that is no
-                         softmax (`models.heads`)
+                         is fitted, from when on an image is unknown (`models.novelty.novelty`); and its head, where
+                         that is no softmax (`models.heads`)
     labels.txt           one class a line, in the order of the network's output, see `models.labels`
     weights.safetensors  float32 tensors, each under the path of its Keras variable
     golden/              pictures with recorded predictions, see `models.golden`; optional
     MODEL_CARD.md        for people, with its pictures beside it
 
 A bundle may come from an untrusted source: each file is read up to a limit, and no file outside of the folder is read
-(`models.bounded_files`). Neither Keras nor gRPC is imported here.
+(`models.files.bounded_files`). Neither Keras nor gRPC is imported here.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import bounded_files, digests, messages, whole_files
-from glimpse.models.bounded_files import shown
+from glimpse.models import messages
 from glimpse.models.catalogue import UnknownArchitectureError, find
-from glimpse.models.digests import EXTERNAL_DATA_SUFFIXES, FileVersion
 from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
+from glimpse.models.files import bounded_files, digests, whole_files
+from glimpse.models.files.bounded_files import shown
+from glimpse.models.files.digests import EXTERNAL_DATA_SUFFIXES, FileVersion
 from glimpse.models.groups import ClassGroup, groups_of
 from glimpse.models.heads import SOFTMAX, Head
 from glimpse.models.labels import LABELS, ClassLabel, check_labels, line_of, read_labels
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.suggestions import nearest
 

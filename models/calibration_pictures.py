@@ -25,12 +25,12 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from glimpse.models import bounded_files, whole_files
 from glimpse.models.bundle import DESCRIPTION, Bundle
 from glimpse.models.decoding.decode import decode
 from glimpse.models.decoding.limits import OWN_FILES
 from glimpse.models.decoding.refusals import RefusedImageError
 from glimpse.models.errors import BundleError
+from glimpse.models.files import bounded_files, whole_files
 from glimpse.models.prestem import host
 from glimpse.models.prestem.recipe import Recipe
 

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
-from glimpse.models.bounded_files import shown
 from glimpse.models.families import (
     densenet,
     efficientnet_lite,
@@ -28,6 +27,7 @@ from glimpse.models.families import (
     vgg,
     xception,
 )
+from glimpse.models.files.bounded_files import shown
 from glimpse.models.spec import Architecture
 from glimpse.models.suggestions import did_you_mean
 

@@ -3,7 +3,7 @@
 Of a network that ends in global average pooling and one dense layer, the score of a class is the mean, over the
 positions of the last feature map, of what that layer gives for the features at each position. These numbers are the
 map of the class: exact, and made of what the network computes anyway. Networks whose last convolution gives a map for
-each class, which is then averaged (SqueezeNet), have it as it is. For all others there is `server.occlusion`.
+each class, which is then averaged (SqueezeNet), have it as it is. For all others there is `server.answers.occlusion`.
 
 The paper leaves the bias of the dense layer out; here each position has it, so that the mean of a map is the score.
 """

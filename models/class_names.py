@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-from glimpse.models.bounded_files import shown
+from glimpse.models.files.bounded_files import shown
 from glimpse.models.labels import MAX_LABEL_LENGTH, ClassLabel, by_name, plain
 from glimpse.models.suggestions import nearest
 

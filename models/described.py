@@ -51,7 +51,7 @@ def number(value: object, what: str, least: float = -math.inf, most: float = mat
 
 
 def texts(values: Mapping[str, object], what: str) -> dict[str, str]:
-    """Arrays of numbers, each a text of base64 by its name (`models.number_texts`).
+    """Arrays of numbers, each a text of base64 by its name (`models.novelty.number_texts`).
 
     Raises:
         ValueError: one is no text.

@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import bounded_files, messages, whole_files
 from glimpse.models import bundle as bundles
-from glimpse.models.bounded_files import shown
+from glimpse.models import messages
 from glimpse.models.bundle import Bundle, BundleError
 from glimpse.models.decoding.decode import decode
 from glimpse.models.decoding.limits import OWN_FILES
 from glimpse.models.decoding.refusals import RefusedImageError
+from glimpse.models.files import bounded_files, whole_files
+from glimpse.models.files.bounded_files import shown
 from glimpse.models.heads import SOFTMAX, Head
 from glimpse.models.prestem import host
 

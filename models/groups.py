@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from glimpse.models import bounded_files, messages
-from glimpse.models.bounded_files import shown
+from glimpse.models import messages
 from glimpse.models.class_names import ClassNames, UnknownClassError
 from glimpse.models.errors import BundleError
+from glimpse.models.files import bounded_files
+from glimpse.models.files.bounded_files import shown
 from glimpse.models.labels import ClassLabel, read_labels
 
 GROUPS = "groups.toml"

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glimpse.models import bounded_files
-from glimpse.models.bounded_files import shown
 from glimpse.models.errors import BundleError
+from glimpse.models.files import bounded_files
+from glimpse.models.files.bounded_files import shown
 
 LABELS = "labels.txt"
 LABELS_BYTES = 16 << 20  # of the file

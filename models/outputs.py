@@ -25,8 +25,8 @@ MOST_FEATURES: Final = 32_768
 CLASS_MAPS: Final = "class_maps"
 FEATURE_MAP: Final = "feature_map"  # what runtimes of Keras make them of, [H, W, C]
 
-# Means and mean squares of the channels of an inner layer, [2 C], see `models.feature_distance`. Only networks whose
-# score of novelty needs them have them.
+# Means and mean squares of the channels of an inner layer, [2 C], see `models.novelty.feature_distance`. Only networks
+# whose score of novelty needs them have them.
 FEATURE_STATISTICS: Final = "feature_statistics"
 
 HIDDEN: Final = frozenset({CLASS_MAPS, FEATURE_STATISTICS})  # which no caller can name

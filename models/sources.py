@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import beside, digests, foreign, published, random_weights, whole_models
+from glimpse.models import beside, foreign, published, random_weights, whole_models
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle, BundleError, ClassLabel, read_labels
 from glimpse.models.catalogue import find
+from glimpse.models.files import digests
 from glimpse.models.golden import ANSWERS, FOLDER
 from glimpse.models.groups import groups_of
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import Architecture
 from glimpse.models.suggestions import did_you_mean

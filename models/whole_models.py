@@ -7,8 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from glimpse.models import regular_files
 from glimpse.models.errors import BundleError
+from glimpse.models.files import regular_files
 
 _ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"

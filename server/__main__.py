@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 
-from glimpse.server import stopping
+from glimpse.server.processes import stopping
 
 if stopping.is_program(__name__):
     stopping.obey_at_once()  # before the imports below, which take most of a second
@@ -22,9 +22,11 @@ import os
 import sys
 
 from glimpse.models import standard
-from glimpse.server import build, cores, event_loops, logs, settings, standard_error
+from glimpse.server import build, logs, settings
+from glimpse.server.machine import cores
+from glimpse.server.processes import event_loops, standard_error
+from glimpse.server.processes.startup import EXIT_SETTINGS, StartupError
 from glimpse.server.settings import problems
-from glimpse.server.startup import EXIT_SETTINGS, StartupError
 
 
 def main() -> int:

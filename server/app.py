@@ -11,41 +11,41 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from glimpse.models.decoding.cost import EXPENSIVE_WORK
-from glimpse.server import message_fields
 from glimpse.server.access.control import AccessControl
 from glimpse.server.admission import Admission, Permits
+from glimpse.server.answers.drift import Drift
 from glimpse.server.calls import Calls
-from glimpse.server.connection_monitor import ConnectionMonitor
 from glimpse.server.decoding.configured import decoding_of
 from glimpse.server.decoding.pool import DecodePool
-from glimpse.server.describe import limits
-from glimpse.server.drift import Drift
-from glimpse.server.guard import Guard
-from glimpse.server.health import HEALTH, Health
-from glimpse.server.interceptors import CallInterceptor
+from glimpse.server.floods.connection_monitor import ConnectionMonitor
+from glimpse.server.floods.guard import Guard
+from glimpse.server.floods.penalties import Penalty
+from glimpse.server.grpc import message_fields
+from glimpse.server.grpc.health import HEALTH, Health
+from glimpse.server.grpc.interceptors import CallInterceptor
+from glimpse.server.grpc.repository_servicer import ModelRepositoryServicer
+from glimpse.server.grpc.servicer import SERVICE, ImageClassifier, gates, readers
 from glimpse.server.labelling.feedback import Feedback
 from glimpse.server.labelling.labelling import Labelling
 from glimpse.server.life import Life, WorkerPart
-from glimpse.server.load_options import default_choice
-from glimpse.server.memory import Memory
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.options import default_choice
+from glimpse.server.machine.memory import Memory
+from glimpse.server.messages.describe import limits
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.open_inference import servicer as open_inference
 from glimpse.server.open_inference.servicer import OpenInference
-from glimpse.server.penalties import Penalty
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.ports import Ports, Servicers
+from glimpse.server.processes.stop_signals import stop_on_signals
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.copies import Copies
 from glimpse.server.repository.management import ModelManagement
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.repository.traffic import Traffic
-from glimpse.server.repository_servicer import ModelRepositoryServicer
 from glimpse.server.request_checks import RequestChecks
 from glimpse.server.server_models import ServerModels
 from glimpse.server.service import Service
-from glimpse.server.servicer import SERVICE, ImageClassifier, gates, readers
 from glimpse.server.settings import Settings
-from glimpse.server.stop_signals import stop_on_signals
 from glimpse.server.tracing import start as start_tracing
 from glimpse.server.watchdog import Watchdog
 

@@ -18,8 +18,8 @@ from glimpse.server.access.call_metadata import read_metadata
 from glimpse.server.access.control import AccessControl
 from glimpse.server.access.peer_certificate import PeerCertificate
 from glimpse.server.errors import ServiceError
-from glimpse.server.guard import Guard
-from glimpse.server.metrics import Metrics
+from glimpse.server.floods.guard import Guard
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.sampling import LeftOut, Sampled
 from glimpse.server.tracing import Tracing
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.drift import Bins
 from glimpse.models.labels import ClassLabel
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
 from glimpse.models.prestem.area import Area
 from glimpse.server.errors import InvalidImageError
@@ -68,7 +68,7 @@ class ClassChoice:
 class Explain:
     """Why an answer is what it is: a map of where in the image the score of a class comes from."""
 
-    method: str = "auto"  # or one of `server.explanations.METHODS`
+    method: str = "auto"  # or one of `server.answers.explanations.METHODS`
     class_name: str = ""  # the class, see `models.class_names`; "": the first that is answered
 
 
@@ -177,7 +177,7 @@ class Explanation:
 
     index: int  # of the class
     label: ClassLabel  # of it
-    method: str  # one of `server.explanations.METHODS`
+    method: str  # one of `server.answers.explanations.METHODS`
     values: NDArray[np.uint8]  # [rows, columns], from the top left: 0 stands for the lowest value, 255 for the highest
     lowest: float
     highest: float

@@ -45,19 +45,20 @@ from collections.abc import Callable
 import structlog
 
 from glimpse.models.messages import short
-from glimpse.server import cleanup, cores, event_loops, standard_error, stopping
 from glimpse.server.batching.batcher import Batcher
-from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
 from glimpse.server.engine.host import Host
 from glimpse.server.engine.late_observer import LateObserver
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_configured
-from glimpse.server.memory import settle
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_configured
+from glimpse.server.machine import cores
+from glimpse.server.machine.memory import settle
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.processes import cleanup, event_loops, standard_error, stopping
+from glimpse.server.processes.control_channel import ControlChannel, Message, memory_file, read_memory_file
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.repository.served import ServedModels
 from glimpse.server.settings import Settings
-from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 

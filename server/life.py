@@ -10,20 +10,20 @@ import structlog
 
 from glimpse.server.access.receiving import Receiving
 from glimpse.server.admission import Admission
-from glimpse.server.background import keep_running
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.health import Health
+from glimpse.server.grpc.health import Health
+from glimpse.server.grpc.servicer import SERVICE
 from glimpse.server.labelling.labelling import Labelling
-from glimpse.server.memory import Memory, keep_for_reuse, keep_trimmed
-from glimpse.server.metrics import Metrics
+from glimpse.server.machine.memory import Memory, keep_for_reuse, keep_trimmed
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.ports import Bound, Ports, SharedPorts
+from glimpse.server.processes.background import keep_running
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.copies import Copies
 from glimpse.server.repository.repository import Repository
 from glimpse.server.server_models import Provider, ServerModels
 from glimpse.server.service import Service
-from glimpse.server.servicer import SERVICE
 from glimpse.server.settings import Settings
 from glimpse.server.tracing import Tracing
 from glimpse.server.watchdog import Watchdog

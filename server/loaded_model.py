@@ -9,8 +9,8 @@ from typing import Protocol
 from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING
 from glimpse.models.spec import NetworkSummary
+from glimpse.server.answers.class_choice import Classes
 from glimpse.server.batching.model_queue import ModelQueue
-from glimpse.server.class_choice import Classes
 from glimpse.server.domain import ClassChoice, ModelIdentity
 from glimpse.server.runtime.agreement import Agreement
 

@@ -42,14 +42,16 @@ from glimpse.models.outputs import EMBEDDING, FEATURE_STATISTICS, LOGITS, Output
 from glimpse.models.train import files
 from glimpse.models.train.measure import measure
 from glimpse.models.train.reading import network_input, summary
-from glimpse.server import cleanup, cores, logs, settings
+from glimpse.server import logs, settings
 from glimpse.server.batching.batch_queue import Answer
-from glimpse.server.load_options import LoadOptions, model_source
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions, model_source
+from glimpse.server.machine import cores
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.processes import cleanup
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.settings import problems
-from glimpse.server.startup import StartupError
 
 _WAITING = 64  # images that are decoded ahead, and that the speed is measured with
 # Images alone, one after the other, before the first is timed: the batcher has to see that they are.

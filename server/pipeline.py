@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.drift import ImageFigures, image_figures
 from glimpse.models.outputs import PROBABILITIES, Outputs
-from glimpse.server import domain, explanations
+from glimpse.server import domain
 from glimpse.server.admission import Admission, Permits
+from glimpse.server.answers import explanations
+from glimpse.server.answers.drift import Seen
+from glimpse.server.answers.novelty import told_novelty
+from glimpse.server.answers.postprocessing import postprocess
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
@@ -34,15 +38,12 @@ from glimpse.server.domain import (
     ImageResult,
     Timing,
 )
-from glimpse.server.drift import Seen
 from glimpse.server.errors import (
     DeadlineExceededError,
     InvalidImageError,
     ServiceError,
 )
-from glimpse.server.metrics import Metrics
-from glimpse.server.novelty import told_novelty
-from glimpse.server.postprocessing import postprocess
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.request_checks import Job, RequestChecks
 from glimpse.server.together import Together
 

@@ -19,22 +19,23 @@ import prometheus_client
 import structlog
 from grpc_health.v1 import health_pb2_grpc
 
-from glimpse.server import filters, grpc_arguments, grpc_tls, grpc_wakeups, port_lock, reflection
 from glimpse.server.access.control import AccessControl
 from glimpse.server.access.receiving import Received
 from glimpse.server.access.unauthenticated import MOST_BYTES
-from glimpse.server.background import keep_running
-from glimpse.server.connection_monitor import ConnectionMonitor
-from glimpse.server.connections import Counters
-from glimpse.server.exposition import exposed
-from glimpse.server.health import HEALTH, Health
+from glimpse.server.floods.connection_monitor import ConnectionMonitor
+from glimpse.server.grpc import arguments, reflection, tls, wakeups
+from glimpse.server.grpc.health import HEALTH, Health
+from glimpse.server.grpc.repository_servicer import REPOSITORY_SERVICE, ModelRepositoryServicer
+from glimpse.server.grpc.servicer import SERVICE, ImageClassifier
+from glimpse.server.metrics.exposition import exposed
 from glimpse.server.open_inference import servicer as open_inference
 from glimpse.server.open_inference.servicer import OpenInference
-from glimpse.server.port_reservation import address, check_free, in_use, is_taken, port_taken
-from glimpse.server.repository_servicer import REPOSITORY_SERVICE, ModelRepositoryServicer
-from glimpse.server.servicer import SERVICE, ImageClassifier
+from glimpse.server.processes.background import keep_running
+from glimpse.server.processes.startup import PortTakenError
 from glimpse.server.settings import Settings
-from glimpse.server.startup import PortTakenError
+from glimpse.server.sockets import filters, port_lock
+from glimpse.server.sockets.connections import Counters
+from glimpse.server.sockets.port_reservation import address, check_free, in_use, is_taken, port_taken
 from glimpse.v1 import classifier_pb2_grpc
 
 if TYPE_CHECKING:  # loaded only where the port is wanted
@@ -66,8 +67,8 @@ class Bound:
 
 _OTHER_FILES = 1024
 # Servers that share the port, on Linux: each has a queue of calls of its own, and the kernel gives all connections of
-# an address to one of them (`server/filters.py`). The event loop takes a call from each queue in turn, so that what one
-# address leaves behind delays only those who share its queue. One more costs a millisecond at the start.
+# an address to one of them (`server/sockets/filters.py`). The event loop takes a call from each queue in turn, so
+# that what one address leaves behind delays only those who share its queue. One more costs a millisecond at the start.
 _QUEUES = 64 if sys.platform == "linux" else 1
 
 
@@ -110,7 +111,7 @@ class Ports:
         self.http: HttpPort | None = None  # of HTTP/JSON; to be set before the ports are opened
         self._opened = ExitStack()
         self._freshness: asyncio.Task[None] | None = None
-        grpc_wakeups.wake_once()
+        wakeups.wake_once()
         # gRPC counts the connections of each server alone; those of all are counted by the connection monitor.
         queues = 1 if monitor is None else _QUEUES
         shares_port = queues > 1 or shared is not None
@@ -118,8 +119,8 @@ class Ports:
         self._probes: grpc.aio.Server | None = None
         if settings.health_port is not None:
             options = [
-                *grpc_arguments.of_connections(settings, shares_port=shared is not None),
-                *grpc_arguments.of_messages(MOST_BYTES),
+                *arguments.of_connections(settings, shares_port=shared is not None),
+                *arguments.of_messages(MOST_BYTES),
             ]
             self._probes = grpc.aio.server(interceptors=of_probes, options=options)
             health_pb2_grpc.add_HealthServicer_to_server(servicers.health, self._probes)
@@ -181,9 +182,9 @@ class Ports:
     def _server(self, interceptors: Sequence[grpc.aio.ServerInterceptor], *, shares_port: bool) -> grpc.aio.Server:
         settings, servicers = self._settings, self._servicers
         options = [
-            *grpc_arguments.of_connections(settings, shares_port=shares_port),
-            *grpc_arguments.of_messages(settings.max_message_bytes),
-            # Compressed messages are decompressed when it is their turn, see server/decompression.py.
+            *arguments.of_connections(settings, shares_port=shares_port),
+            *arguments.of_messages(settings.max_message_bytes),
+            # Compressed messages are decompressed when it is their turn, see server/grpc/decompression.py.
             ("grpc.per_message_decompression", 0),
         ]
         server = grpc.aio.server(interceptors=interceptors, options=options)
@@ -221,7 +222,7 @@ class Ports:
         """Have all servers listen; where the system lets no two share a port, the first one alone."""
         certificates = self._access.certificates
         for number, each in enumerate(self._servers):
-            credentials = None if certificates is None else grpc_tls.server_credentials(certificates)
+            credentials = None if certificates is None else tls.server_credentials(certificates)
             try:
                 port = self._listen(each, port, "GLIMPSE_PORT", credentials)
             except PortTakenError as error:
@@ -254,7 +255,7 @@ class Ports:
             if certificates is None:
                 self._servers[0].add_insecure_port(f"unix:{path}")
             else:
-                self._servers[0].add_secure_port(f"unix:{path}", grpc_tls.server_credentials(certificates))
+                self._servers[0].add_secure_port(f"unix:{path}", tls.server_credentials(certificates))
         except RuntimeError as error:
             raise PortTakenError(f"Cannot listen on unix:{path}: {_said(error)}. {advice}") from error
 

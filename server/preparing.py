@@ -7,19 +7,19 @@ from pathlib import Path
 
 import structlog
 
-from glimpse.server import stopping
-from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_configured
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_configured
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.processes import stopping
+from glimpse.server.processes.interruptible import run_until_stopped
+from glimpse.server.processes.startup import ModelLoadError
+from glimpse.server.processes.stop_signals import StopEvent, stop_on_signals
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.repository import Repository, nothing
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.runtime import converted_cache
 from glimpse.server.runtimes import RUNTIMES
 from glimpse.server.settings import Settings
-from glimpse.server.startup import ModelLoadError
-from glimpse.server.stop_signals import StopEvent, stop_on_signals
 
 _log = structlog.get_logger(__name__)
 

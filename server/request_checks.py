@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.decoding.cost import Cost
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.server import explanations
-from glimpse.server.class_choice import Chosen
+from glimpse.server.answers import explanations
+from glimpse.server.answers.class_choice import Chosen
+from glimpse.server.answers.drift import ModelDrift
+from glimpse.server.answers.explanations import Explaining
+from glimpse.server.answers.novelty import threshold
+from glimpse.server.answers.postprocessing import DEFAULT_TOP_K
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, ClassChoice, ClassifyRequest
-from glimpse.server.drift import ModelDrift
 from glimpse.server.errors import DeadlineExceededError, InvalidRequestError, Reason, shown
-from glimpse.server.explanations import Explaining
 from glimpse.server.fair_queue import Ahead
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.metrics import Metrics, ModelMetrics
-from glimpse.server.novelty import threshold
-from glimpse.server.postprocessing import DEFAULT_TOP_K
+from glimpse.server.metrics.metrics import Metrics, ModelMetrics
 from glimpse.server.registry import ModelRegistry
 
 _NAMED = 5  # outputs that a message repeats

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Protocol
 
 from glimpse.server.decoding.where import Decoding
-from glimpse.server.interruptible import run_until_stopped
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_configured
-from glimpse.server.memory import Memory, settle
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_configured
+from glimpse.server.machine.memory import Memory, settle
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.processes.interruptible import run_until_stopped
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.remote import RemoteRepository
 from glimpse.server.repository.repository import Repository
 from glimpse.server.repository.rollout import Rollouts
 from glimpse.server.settings import Settings
-from glimpse.server.startup import StartupError
 
 
 class Provider(Protocol):

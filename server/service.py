@@ -20,7 +20,7 @@ from glimpse.server.domain import Arrival, Caller, Classification, ClassifyReque
 from glimpse.server.errors import ServiceError, draining
 from glimpse.server.labelling.labelling import Labelling
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.model_statistics import ModelStatistics
+from glimpse.server.metrics.model_statistics import ModelStatistics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import ModelRegistry, ModelStatus
 from glimpse.server.repository.traffic import Traffic

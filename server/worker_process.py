@@ -1,7 +1,8 @@
 """`python -m glimpse.server.worker_process --control FD`: a process that takes calls, one of several of a server.
 
-It is begun by the supervisor, which tells it everything over the control channel (`server/control_channel.py`); where
-that ends, so does this process, at once. Linux only. What it is told (`do`), and what it says (`did`):
+It is begun by the supervisor, which tells it everything over the control channel
+(`server/processes/control_channel.py`); where that ends, so does this process, at once. Linux only. What it is told
+(`do`), and what it says (`did`):
 
 settings  + [pickled `Settings`], `worker`, its number from 1, `workers` and `engines`, how many there are; first of
           all -> started
@@ -40,21 +41,23 @@ from typing import Any
 
 import structlog
 
-from glimpse.server import app, cores, event_loops, standard_error, stopping
+from glimpse.server import app
 from glimpse.server.access.shared_rates import SharedRates
-from glimpse.server.background import keep_running
 from glimpse.server.batching.model_queue import ModelQueue
-from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.queue_set import QueueSet
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.labelling.exchange import Exchange
 from glimpse.server.life import WorkerPart
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.metrics_merge import dumped
+from glimpse.server.machine import cores
+from glimpse.server.metrics.merge import dumped
 from glimpse.server.ports import Bound, SharedPorts
+from glimpse.server.processes import event_loops, standard_error, stopping
+from glimpse.server.processes.background import keep_running
+from glimpse.server.processes.control_channel import ControlChannel, Message, memory_file, read_memory_file
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.settings import Settings
-from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 

@@ -54,7 +54,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     files = {argument.partition("::")[0] for argument in config.args}
     if len(files) == 1 and Path(*files).is_file():
         return 0
-    from glimpse.server import cores
+    from glimpse.server.machine import cores
     from glimpse.server.runtime import memory_budget
 
     memory = memory_budget.available()

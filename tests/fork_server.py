@@ -235,7 +235,8 @@ def _server() -> None:
     import structlog.dev  # noqa: F401 - loaded before a process is forked, as all here
     from PIL import Image
 
-    from glimpse.server import app, standard_error  # noqa: F401
+    from glimpse.server import app  # noqa: F401
+    from glimpse.server.processes import standard_error  # noqa: F401
     from glimpse.server.runtime import openvino  # noqa: F401
     from glimpse.server.supervisor import plan, supervisor  # noqa: F401
 

@@ -6,7 +6,7 @@ import re
 
 from docs.generate.markdown import table
 from glimpse.client.commands.exits import TABLE, Exit
-from glimpse.server import startup
+from glimpse.server.processes import startup
 
 _LINE = re.compile(r"^ +(\d+)  (.+)$", re.MULTILINE)
 

@@ -8,13 +8,13 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from docs.generate.markdown import anchor, code, table
-from glimpse.server import metrics_merge
-from glimpse.server.metrics import Metrics
-from glimpse.server.stages import StageSeconds
+from glimpse.server.metrics import merge
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.metrics.stages import StageSeconds
 
 _HEADER = ("name", "type", "labels", "meaning")
 
-_RULES: dict[metrics_merge.Rule, str] = {"min": "the least of all processes", "max": "the greatest of all processes"}
+_RULES: dict[merge.Rule, str] = {"min": "the least of all processes", "max": "the greatest of all processes"}
 
 _ABOUT = """\
 # Metrics
@@ -43,7 +43,7 @@ def page() -> str:
     there = [each for part in parts for each in vars(part).values()]
     instruments = [each for each in there if isinstance(each, MetricWrapperBase)]
     # Of the supervisor, where there is one.
-    instruments += [metrics_merge.processes_gauge(metrics.registry), metrics_merge.restarts_counter(metrics.registry)]
+    instruments += [merge.processes_gauge(metrics.registry), merge.restarts_counter(metrics.registry)]
     labels = {family.name: tuple(each._labelnames) for each in instruments for family in each.describe()}  # noqa: SLF001 - there is no public way to the names of labels that have no values yet
     labels[StageSeconds.name] = StageSeconds.labels
     metrics.of("", "")  # the stages of a model are there from when it is
@@ -70,8 +70,8 @@ def page() -> str:
     )
 
 
-def _ruled(rule: metrics_merge.Rule) -> list[str]:
-    return [_RULES[rule], ", ".join(code(name) for name, each in sorted(metrics_merge.GAUGES.items()) if each == rule)]
+def _ruled(rule: merge.Rule) -> list[str]:
+    return [_RULES[rule], ", ".join(code(name) for name, each in sorted(merge.GAUGES.items()) if each == rule)]
 
 
 def _cells(family: Metric, labels: tuple[str, ...]) -> list[str]:

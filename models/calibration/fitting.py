@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import drift, novelty
+from glimpse.models import drift
 from glimpse.models.calibration.debiased import debiased_error
 from glimpse.models.calibration.inner import Embedded, Inner
 from glimpse.models.calibration.rounding import DIGITS, rounded_up
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty import novelty
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import LOGITS
 from glimpse.models.train.calibrate import fit_temperature, log_softmax, reliability
 from glimpse.models.train.measure import Measurement, measure
@@ -71,8 +72,8 @@ def fit_novelty(
     Args:
         known: ``[N, classes]``, logits of images that the network was not trained on.
         foreign: ``[M, classes]`` of images that show none of the classes, by the name of their set; may be empty.
-        score: one of `models.novelty.SCORES`; empty: the one with the highest mean AUROC of the sets, or the default
-            one where there are none.
+        score: one of `models.novelty.novelty.SCORES`; empty: the one with the highest mean AUROC of the sets, or
+            the default one where there are none.
 
     Raises:
         ValueError: there are too few images.

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import feature_distance, logistic_score, novelty
 from glimpse.models.calibration.rounding import rounded_up
-from glimpse.models.feature_distance import FeatureDistance
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty import feature_distance, logistic_score, novelty
+from glimpse.models.novelty.feature_distance import FeatureDistance
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import EMBEDDING, FEATURE_STATISTICS, LOGITS
 
 Outputs = dict[str, NDArray[np.float32]]  # of N images, by the names of `models.outputs`
@@ -19,7 +19,7 @@ Outputs = dict[str, NDArray[np.float32]]  # of N images, by the names of `models
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inner:
-    """Statistics of an inner layer, from which the score `models.novelty.FEATURE_DISTANCE` is fitted.
+    """Statistics of an inner layer, from which the score `models.novelty.novelty.FEATURE_DISTANCE` is fitted.
 
     Attributes:
         layer: whose they are.
@@ -86,7 +86,7 @@ class Inner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """Embeddings, from which the score `models.novelty.LOGISTIC` is fitted.
+    """Embeddings, from which the score `models.novelty.novelty.LOGISTIC` is fitted.
 
     Attributes:
         known: ``[N, D]``, of the images of the classes.

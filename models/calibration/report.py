@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from glimpse.models.calibration.fitting import Calibration, Detection
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 
 
 def as_text(found: Calibration, *, before: float) -> str:

@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from glimpse.models import beside, bounded_files, digests, golden, whole_files
+from glimpse.models import beside, golden
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle
 from glimpse.models.drift import Reference
+from glimpse.models.files import bounded_files, digests, whole_files
 from glimpse.models.groups import GROUPS
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 
 CARD = "MODEL_CARD.md"
 _MARK = "<!-- written by glimpse.models calibrate -->"

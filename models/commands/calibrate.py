@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glimpse.models import calibration_pictures, drift, feature_distance, novelty
+from glimpse.models import calibration_pictures, drift
 from glimpse.models.bundle import Bundle
 from glimpse.models.calibration import computing, fitting, report, writing
 from glimpse.models.calibration.computing import Computed, Foreign
@@ -25,6 +25,7 @@ from glimpse.models.commands.shown import Shown
 from glimpse.models.comparison import labelled, names, plot
 from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.labels import some
+from glimpse.models.novelty import feature_distance, novelty
 from glimpse.models.train import files
 from glimpse.models.train.reading import network_input
 

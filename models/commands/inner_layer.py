@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from glimpse.models import novelty, quiet
+from glimpse.models import quiet
 from glimpse.models.bundle import Bundle
+from glimpse.models.novelty import novelty
 
 
 def chosen(options: argparse.Namespace, bundle: Bundle) -> str:

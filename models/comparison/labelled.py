@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from glimpse.models import bounded_files
 from glimpse.models import labels as classes
 from glimpse.models.decoding.formats import SUFFIXES
+from glimpse.models.files import bounded_files
 from glimpse.models.labels import LABELS, LABELS_BYTES, ClassLabel, some
 from glimpse.models.train import files
 

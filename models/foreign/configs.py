@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import bounded_files
-from glimpse.models.bounded_files import shown
 from glimpse.models.errors import BundleError
+from glimpse.models.files import bounded_files
+from glimpse.models.files.bounded_files import shown
 from glimpse.models.foreign.facts import GraphError
 from glimpse.models.foreign.names import labels_of
 from glimpse.models.labels import ClassLabel

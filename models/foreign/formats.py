@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 from glimpse.models.foreign import onnx, openvino_ir, saved_model, tflite
 from glimpse.models.foreign.facts import DamagedGraphError, GraphError, GraphFacts
 

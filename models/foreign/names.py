@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glimpse.models.bounded_files import shown
+from glimpse.models.files.bounded_files import shown
 from glimpse.models.labels import MAX_LABEL_LENGTH, MAX_LABELS, ClassLabel, check_labels
 
 _WORDNET = re.compile(r"n\d{8}")

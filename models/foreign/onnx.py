@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import bounded_files
-from glimpse.models.bounded_files import shown
-from glimpse.models.digests import EXTERNAL_DATA_SUFFIXES
 from glimpse.models.errors import BundleError
+from glimpse.models.files import bounded_files
+from glimpse.models.files.bounded_files import shown
+from glimpse.models.files.digests import EXTERNAL_DATA_SUFFIXES
 from glimpse.models.foreign.facts import (
     MAX_AXES,
     MAX_TENSORS,

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import bounded_files, texts
 from glimpse.models.errors import BundleError
+from glimpse.models.files import bounded_files, texts
 from glimpse.models.foreign.facts import (
     MAX_AXES,
     MAX_TENSORS,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 from glimpse.models.published import packages
 from glimpse.models.published.checkpoint import Checkpoint
 from glimpse.models.published.download import discard, discard_unless_resumable, download

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glimpse.models.bundle import ClassLabel, read_labels
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 
 Publisher = Literal["keras", "torchvision", "timm", "pypi"]

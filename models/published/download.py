@@ -25,7 +25,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 from glimpse.models.published.safe_writing import open_for_append, write_atomically
 from glimpse.models.published.transfer_limits import (
     DownloadPolicy,

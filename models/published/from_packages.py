@@ -10,7 +10,7 @@ model card, `docs/explanation/default-model.md`, has what they do on 325 others.
 
 from __future__ import annotations
 
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.published import recipes
 from glimpse.models.published.checkpoint import Checkpoint, Checksum
 

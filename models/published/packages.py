@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 from glimpse.models.published.checkpoint import Checkpoint
 from glimpse.models.published.transfer_limits import FetchError
 

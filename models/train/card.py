@@ -241,8 +241,8 @@ def _novelty(card: CardContents) -> str:
         return ""
     text = (
         f"An image is unknown, and shows none of these classes, if its {found.score.replace('_', ' ')} is above "
-        f"{found.threshold:g} (`models/novelty.py` has the formula). That was fitted on the held-out images, of which "
-        f"{found.known_share:.0%} pass. How many pictures of other things it catches was not measured: "
+        f"{found.threshold:g} (`models/novelty/novelty.py` has the formula). That was fitted on the held-out images, "
+        f"of which {found.known_share:.0%} pass. How many pictures of other things it catches was not measured: "
         "`python -m glimpse.models calibrate --foreign` does so."
     )
     return f"## Images of none of the classes\n\n{paragraph(text)}"

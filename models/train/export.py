@@ -18,7 +18,7 @@ from glimpse.models.calibration.fitting import fit_novelty, reference
 from glimpse.models.catalogue import find
 from glimpse.models.drift import Reference
 from glimpse.models.heads import SOFTMAX, Head
-from glimpse.models.novelty import FEWEST_IMAGES, NoveltyThreshold
+from glimpse.models.novelty.novelty import FEWEST_IMAGES, NoveltyThreshold
 from glimpse.models.plain import plain
 from glimpse.models.train import calibrate, card, fit, plots
 from glimpse.models.train.data import LabelledImages

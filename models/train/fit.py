@@ -13,9 +13,9 @@ from typing import Any
 
 import keras
 
-from glimpse.models import whole_files
 from glimpse.models.builder import assemble
 from glimpse.models.catalogue import find
+from glimpse.models.files import whole_files
 from glimpse.models.messages import short
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import at_once, logits_model

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from glimpse.models import whole_files
+from glimpse.models.files import whole_files
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.transfer.plan import HEAD_CHECKPOINT, TransferRun, check_numbers
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 
 MARK = ".glimpse-samples"  # the server's lock file, by which such a folder is known
 _SIDE_BYTES = 1 << 20  # of a JSON file

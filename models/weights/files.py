@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import regular_files
+from glimpse.models.files import regular_files
 from glimpse.models.weights.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def saved_model(path: Path) -> SavedModel:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file for reading, see `models.regular_files.open_file`.
+    """Open a file for reading, see `models.files.regular_files.open_file`.
 
     Raises:
         WeightsError: it is not a regular file.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
-from glimpse.models import whole_files
+from glimpse.models.files import whole_files
 
 
 def save(model: keras.Model, path: Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:

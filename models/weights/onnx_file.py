@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import regular_files
-from glimpse.models.digests import EXTERNAL_DATA_SUFFIXES
+from glimpse.models.files import regular_files
+from glimpse.models.files.digests import EXTERNAL_DATA_SUFFIXES
 from glimpse.models.weights import graphs, limits
 from glimpse.models.weights.contents import Contents
 from glimpse.models.weights.dtypes import BFLOAT16, numbers, width

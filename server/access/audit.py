@@ -24,9 +24,9 @@ from pathlib import Path
 import structlog
 
 from glimpse.server.access.call_context import CallContext
-from glimpse.server.penalties import Penalty
+from glimpse.server.floods.penalties import Penalty
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.sampling import LeftOut, Sampled
-from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 

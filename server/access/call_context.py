@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from glimpse.server.access.rates import Allowance
-from glimpse.server.addresses import counted_address, counted_network
 from glimpse.server.errors import ServiceError
 from glimpse.server.fair_queue import NO_LANE, Lane
+from glimpse.server.floods.traffic import Traffic
+from glimpse.server.sockets.addresses import counted_address, counted_network
 from glimpse.server.tracing import CallSpan
-from glimpse.server.traffic import Traffic
 
 # A client may name its lane, for instance when many of them share a proxy's connection. Only within its own party.
 LANE_KEY = "glimpse-client"
@@ -108,7 +108,7 @@ class CallContext:
 
     @property
     def host(self) -> str:
-        """The machine that the call comes from, as limits count it: see `server.addresses`."""
+        """The machine that the call comes from, as limits count it: see `server.sockets.addresses`."""
         return counted_address(self.address) if self.address else host(self.peer)
 
     def take(self, size: int) -> None:
@@ -129,7 +129,7 @@ current_call: ContextVar[CallContext] = ContextVar("current_call")
 
 @functools.lru_cache(_HOSTS)
 def host(peer: str) -> str:
-    """The machine behind a peer as gRPC names it, without the port; see `server.addresses`."""
+    """The machine behind a peer as gRPC names it, without the port; see `server.sockets.addresses`."""
     address, _, port = peer.rpartition(":")
     kind, _, name = address.partition(":")
     if not port.isdecimal() or kind not in {"ipv4", "ipv6"}:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from glimpse.server import connections
 from glimpse.server.access import forwarded, tokens
 from glimpse.server.access.call_context import LANE_KEY, CallContext
 from glimpse.server.access.forwarded import Proxies
+from glimpse.server.sockets import connections
 
 REQUEST_ID_KEY = "x-request-id"
 ROUTING_KEY = "glimpse-key"  # requests with the same one are answered by the same version of a model

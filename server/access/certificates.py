@@ -10,7 +10,7 @@ from pathlib import Path
 
 from glimpse.server.access import x509
 from glimpse.server.access.watched_file import WatchedFile
-from glimpse.server.startup import CredentialsError
+from glimpse.server.processes.startup import CredentialsError
 
 
 @dataclass(frozen=True, slots=True)

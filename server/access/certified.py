@@ -17,13 +17,13 @@ from functools import lru_cache
 
 import structlog
 
-from glimpse.server import connections
 from glimpse.server.access import certificates
 from glimpse.server.access.audit import Audit
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.peer_certificate import PeerCertificate
-from glimpse.server.connections import Endpoint
 from glimpse.server.errors import Reason, UnavailableError
+from glimpse.server.sockets import connections
+from glimpse.server.sockets.connections import Endpoint
 
 _log = structlog.get_logger(__name__)
 

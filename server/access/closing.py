@@ -9,8 +9,8 @@ import asyncio
 
 import structlog
 
-from glimpse.server import connections
-from glimpse.server.connections import Endpoint
+from glimpse.server.sockets import connections
+from glimpse.server.sockets.connections import Endpoint
 
 _log = structlog.get_logger(__name__)
 

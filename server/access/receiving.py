@@ -20,7 +20,7 @@ import structlog
 
 from glimpse.server.access.unfinished import Reading, Unfinished
 from glimpse.server.errors import DeadlineExceededError, OverloadedError, Reason
-from glimpse.server.memory import Memory
+from glimpse.server.machine.memory import Memory
 
 _log = structlog.get_logger(__name__)
 

@@ -29,13 +29,14 @@ from typing import Annotated, Any, NoReturn
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from glimpse.models import standard, texts
+from glimpse.models import standard
+from glimpse.models.files import texts
 from glimpse.models.suggestions import did_you_mean
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.rates import Allowance
 from glimpse.server.access.watched_file import WatchedFile
 from glimpse.server.errors import Reason, UnauthenticatedError
-from glimpse.server.startup import CredentialsError
+from glimpse.server.processes.startup import CredentialsError
 
 KEY = "authorization"
 _SCHEME = "bearer "

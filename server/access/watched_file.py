@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from glimpse.models import bounded_files
-from glimpse.server.startup import CredentialsError
+from glimpse.models.files import bounded_files
+from glimpse.server.processes.startup import CredentialsError
 
 _log = structlog.get_logger(__name__)
 

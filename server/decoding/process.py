@@ -16,10 +16,10 @@ from glimpse.models.child_environment import child_environment
 from glimpse.models.decoding.limits import ImageLimits
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
-from glimpse.server.child_output import ChildOutput
 from glimpse.server.decoding import worker_protocol
 from glimpse.server.decoding.prepare import Prepared
 from glimpse.server.decoding.worker import Orders
+from glimpse.server.processes.child_output import ChildOutput
 
 _MODULE = "glimpse.server.decoding.worker"
 START_SECONDS = 60.0  # until a process that has not said hello is taken for one that never will

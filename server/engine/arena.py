@@ -19,8 +19,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.server.processes.startup import MemoryShortError
 from glimpse.server.runtime import memory_budget
-from glimpse.server.startup import MemoryShortError
 
 _ALIGNED = 64  # bytes: a line of the processor's cache, so that neighbours do not slow one another down
 _SEALS = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK and F_SEAL_GROW of <fcntl.h>

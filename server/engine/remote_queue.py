@@ -27,7 +27,7 @@ from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.records import Answered, Record, Refused
 from glimpse.server.errors import OverloadedError, Reason, UnavailableError, draining
 from glimpse.server.fair_queue import NO_LANE, Lane
-from glimpse.server.startup import MemoryShortError
+from glimpse.server.processes.startup import MemoryShortError
 
 _log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from glimpse.server import feedback_messages
 from glimpse.server.http import answers, json_body
 from glimpse.server.http.endpoint import Asked
 from glimpse.server.http.problems import malformed
 from glimpse.server.labelling.feedback import TrueClass
+from glimpse.server.messages import feedback
 from glimpse.server.service import Service
 
 MOST_BYTES = 16 << 10  # of a body
@@ -30,8 +30,8 @@ class Feedback:
         content = json_body.parsed(asked.body)
         images = json_body.objects(content.get("images"), "images")
         classes = [_true_class(each, f"images[{number}]") for number, each in enumerate(images)]
-        told = await feedback_messages.give(self._service, asked.call, classes)
-        return answers.json_response(feedback_messages.as_json(told))
+        told = await feedback.give(self._service, asked.call, classes)
+        return answers.json_response(feedback.as_json(told))
 
 
 def _true_class(content: dict[str, Any], where: str) -> TrueClass:

@@ -17,7 +17,7 @@ NAMES = (
     *("novelty", "require_known", "explain", "explain_class"),
 )
 
-# As many as a message of gRPC has room for, see `server.message_fields`: each is looked up on the event loop.
+# As many as a message of gRPC has room for, see `server.grpc.message_fields`: each is looked up on the event loop.
 _MOST_NAMES = 4096
 _BOOLEANS = {None: None, "true": True, "false": False}
 

@@ -20,13 +20,13 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from glimpse.server.access.control import AccessControl
-from glimpse.server.addresses import counted_address
-from glimpse.server.background import keep_running
-from glimpse.server.guard import Guard
+from glimpse.server.floods.guard import Guard
 from glimpse.server.http.connection import Connection, peer_of
-from glimpse.server.port_reservation import reserve
+from glimpse.server.processes.background import keep_running
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.settings import Settings
-from glimpse.server.startup import StartupError
+from glimpse.server.sockets.addresses import counted_address
+from glimpse.server.sockets.port_reservation import reserve
 
 _log = structlog.get_logger(__name__)
 

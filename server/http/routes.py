@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from glimpse.server.access.call_metadata import REQUEST_ID_KEY, ROUTING_KEY
 from glimpse.server.calls import Calls
-from glimpse.server.describe import describe, limits
 from glimpse.server.domain import ModelSelector
 from glimpse.server.http import answers, feedback, openapi, page, problems
 from glimpse.server.http.classify import Classify
@@ -21,6 +20,7 @@ from glimpse.server.http.endpoint import TIMEOUT_KEY, Asked, Endpoint, Work
 from glimpse.server.http.feedback import Feedback
 from glimpse.server.http.v1 import V1
 from glimpse.server.http.v2 import HEADER_LENGTH, V2
+from glimpse.server.messages.describe import describe, limits
 from glimpse.server.service import Service
 from glimpse.server.settings import Settings
 

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, NoReturn, Self, TypeVar, Unpack, get_args, ove
 from glimpse.client.options import ImageOptions
 from glimpse.client.results import ImageResult, ModelDescription
 from glimpse.models.prestem.recipe import Geometry
-from glimpse.server import cores, logs
+from glimpse.server import logs
 from glimpse.server.domain import ClassifyRequest, Image
 from glimpse.server.in_process.bulk import Bulk
 from glimpse.server.in_process.given import ARGUMENTS, MoreSettings, limits_of, settings_of
 from glimpse.server.in_process.pipeline_thread import PipelineThread
 from glimpse.server.in_process.values import InputLimits, to_image, to_request, to_result
+from glimpse.server.machine import cores
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
-from glimpse.server.startup import StartupError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -93,7 +94,8 @@ class Classifier:
                 ``decode_memory_bytes``, ``decode_seconds``, ``stuck_seconds``.
 
         Raises:
-            glimpse.server.startup.StartupError: the model cannot be loaded; the message says why and what to do.
+            glimpse.server.processes.startup.StartupError: the model cannot be loaded; the message says why and what to
+                do.
             ValueError, TypeError: an argument is invalid.
         """
         given = {
@@ -206,7 +208,7 @@ class Classifier:
     def describe(self) -> ModelDescription:
         """Describe the model: its classes, network, preprocessing, runtime and limits, as `Client.describe` does."""
         from glimpse.client import messages
-        from glimpse.server.describe import describe, limits
+        from glimpse.server.messages.describe import describe, limits
 
         return messages.from_description(describe(self._pipeline.model, limits(self._settings)))
 

@@ -13,8 +13,8 @@ from functools import partial
 
 from glimpse.client.errors import Code, UnavailableError
 from glimpse.models.decoding.limits import ImageLimits
-from glimpse.server import event_loops
 from glimpse.server.admission import Admission, Permits
+from glimpse.server.answers.occlusion import COPIES
 from glimpse.server.decoding.isolated import memory_for
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.decoding.where import Decoding
@@ -23,10 +23,10 @@ from glimpse.server.errors import Reason, ServiceError
 from glimpse.server.fair_queue import NO_LANE
 from glimpse.server.in_process.in_flight_limit import InFlightLimit
 from glimpse.server.in_process.values import to_error
-from glimpse.server.loading import load_configured
-from glimpse.server.metrics import Metrics
-from glimpse.server.occlusion import COPIES
+from glimpse.server.loading.loading import load_configured
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
+from glimpse.server.processes import event_loops
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.request_checks import RequestChecks
 from glimpse.server.settings import Settings

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.drift import Bins
 from glimpse.models.labels import ClassLabel
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import PROBABILITIES, Outputs
 from glimpse.server.domain import Classification, Novelty
 

@@ -24,8 +24,8 @@ from glimpse.server.labelling.answered import sample_name
 from glimpse.server.labelling.folder import Facts, SampleFolder
 from glimpse.server.labelling.recent import RecentAnswers
 from glimpse.server.labelling.writer import Writer
-from glimpse.server.labelling_metrics import LabellingMetrics
 from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.metrics.labelling import LabellingMetrics
 from glimpse.server.registry import ModelRegistry
 
 _log = structlog.get_logger(__name__)

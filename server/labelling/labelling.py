@@ -18,10 +18,10 @@ from glimpse.server.labelling.folder import POSSIBLE, Limits, SampleFolder
 from glimpse.server.labelling.recent import RecentAnswers
 from glimpse.server.labelling.sampler import Answered, Disagreed, Sampler
 from glimpse.server.labelling.writer import Writer
-from glimpse.server.labelling_metrics import LabellingMetrics
+from glimpse.server.metrics.labelling import LabellingMetrics
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.settings import Settings
-from glimpse.server.startup import StartupError
 
 _DAY, _HOUR = 86_400.0, 3600.0  # seconds
 _PROBABILITIES = frozenset({PROBABILITIES})

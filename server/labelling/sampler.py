@@ -20,7 +20,7 @@ from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.domain import Classification, Image, apart
 from glimpse.server.labelling.answered import First, sample_name
 from glimpse.server.labelling.writer import Sample, Writer
-from glimpse.server.labelling_metrics import LabellingMetrics
+from glimpse.server.metrics.labelling import LabellingMetrics
 from glimpse.server.settings.labelling import LabellingSettings
 
 _BURST_SECONDS = 60.0  # for as long as nothing is kept, so much of the rate is saved up

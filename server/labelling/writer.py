@@ -15,7 +15,7 @@ from glimpse.models.decoding.bare import BareFile, png_of, without_metadata
 from glimpse.models.decoding.refusals import RefusedImageError
 from glimpse.server.domain import Image, RawImage
 from glimpse.server.labelling.folder import SampleFolder
-from glimpse.server.labelling_metrics import LabellingMetrics
+from glimpse.server.metrics.labelling import LabellingMetrics
 
 _log = structlog.get_logger(__name__)
 

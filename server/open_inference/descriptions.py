@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glimpse.server import build
 from glimpse.server.fair_queue import PRIORITIES, USUAL_PRIORITY
-from glimpse.server.model_statistics import ModelCounts, Total
+from glimpse.server.metrics.model_statistics import ModelCounts, Total
 from glimpse.server.open_inference import faces
 from glimpse.server.open_inference import open_inference_pb2 as pb
 from glimpse.server.open_inference.faces import BYTES, FP32, UINT8, Face

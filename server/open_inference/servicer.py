@@ -12,8 +12,8 @@ from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
 from glimpse.server.domain import Classification
 from glimpse.server.errors import InvalidRequestError, Reason, ServiceError
-from glimpse.server.grpc_call import caller_of
-from glimpse.server.handlers import Gate
+from glimpse.server.grpc.call import caller_of
+from glimpse.server.grpc.handlers import Gate
 from glimpse.server.open_inference import descriptions, faces, inference
 from glimpse.server.open_inference import open_inference_pb2 as pb
 from glimpse.server.open_inference.inference import Asked

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.labels import ClassLabel
+from glimpse.server.answers.postprocessing import top_k
 from glimpse.server.domain import EncodedImage, Image, RawImage
 from glimpse.server.errors import InvalidRequestError, Reason, shown
 from glimpse.server.open_inference.messages import InputTensor, TensorMetadata
-from glimpse.server.postprocessing import top_k
 
 _LENGTH = struct.Struct("<I")
 _CHANNELS = {1, 3}

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 from glimpse.server.registry import LATEST
 
 FILE = "aliases.toml"

@@ -14,11 +14,12 @@ from functools import partial
 import structlog
 
 from glimpse.models.sources import ModelSource
-from glimpse.server import cores
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.observer import Observer
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_model
+from glimpse.server.loading.loading import load_model
+from glimpse.server.machine import cores
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.progress import Progress
 from glimpse.server.registry import ModelRegistry, ModelState, ModelStatus
 from glimpse.server.repository.audience import Audience
@@ -28,7 +29,6 @@ from glimpse.server.repository.scan import weights_in
 from glimpse.server.repository.sleeping import Loading, Sleepers
 from glimpse.server.repository.watched_load import load_watched
 from glimpse.server.settings import Settings
-from glimpse.server.startup import StartupError
 
 _log = structlog.get_logger(__name__)
 

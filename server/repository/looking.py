@@ -12,12 +12,12 @@ from pathlib import Path
 
 import structlog
 
+from glimpse.server.processes.startup import ModelLoadError
 from glimpse.server.registry import ModelRegistry, by_number
 from glimpse.server.repository.known import Known, KnownVersion
 from glimpse.server.repository.lifecycle import Lifecycle
 from glimpse.server.repository.rolling import Rolling
 from glimpse.server.repository.scan import FoundModel, scan
-from glimpse.server.startup import ModelLoadError
 
 _log = structlog.get_logger(__name__)
 

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.models.sources import ModelSource
 from glimpse.models.suggestions import did_you_mean
 from glimpse.server.batching.device import SharedDevice
 from glimpse.server.domain import ClassChoice
-from glimpse.server.load_options import LoadOptions
+from glimpse.server.loading.options import LoadOptions
 from glimpse.server.settings import Settings
 from glimpse.server.settings.kinds import PrecisionChoice, RuntimeChoice
 

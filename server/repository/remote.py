@@ -18,11 +18,11 @@ from typing import Any
 
 import structlog
 
-from glimpse.server.control_channel import ControlChannel, Message, read_memory_file
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.errors import Reason, ServiceError, UnavailableError
 from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.processes.control_channel import ControlChannel, Message, read_memory_file
 from glimpse.server.registry import ModelRegistry, ModelState, ModelStatus, Routes, by_number
 from glimpse.server.repository.remote_sleep import RemoteSleep
 from glimpse.server.repository.rollout import Kind, RolloutReport, Rollouts, Terms

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import structlog
 
-from glimpse.server.rollout_metrics import RolloutMetrics
+from glimpse.server.metrics.rollouts import RolloutMetrics
 
 _log = structlog.get_logger(__name__)
 

@@ -21,7 +21,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 from glimpse.server.repository import aliases
 from glimpse.server.repository.model_file import explain
 from glimpse.server.repository.rollout import MIN_REQUESTS, WINDOW_SECONDS, Kind, Terms

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from glimpse.models import bundle as bundles
-from glimpse.models import digests
+from glimpse.models.files import digests
 from glimpse.models.sources import LABELS, RECIPES
 from glimpse.server.repository import aliases, model_file
 from glimpse.server.repository.model_file import ListedModel, ModelFile

@@ -23,11 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glimpse.server.background import keep_running
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.batching.sleep_queue import SleepQueue
-from glimpse.server.control_channel import memory_file
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.engine.host import Host
 from glimpse.server.engine.late_observer import LateObserver
@@ -35,8 +33,10 @@ from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.resting_queue import RestingQueue
 from glimpse.server.errors import draining
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.memory import Memory, settle
-from glimpse.server.metrics import Metrics
+from glimpse.server.machine.memory import Memory, settle
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.processes.background import keep_running
+from glimpse.server.processes.control_channel import memory_file
 from glimpse.server.progress import Progress
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.audience import Audience

@@ -19,9 +19,9 @@ from typing import Any
 
 import structlog
 
-from glimpse.server.control_channel import ControlChannel, Message, memory_file
 from glimpse.server.engine.host import Host
 from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.processes.control_channel import ControlChannel, Message, memory_file
 from glimpse.server.repository.resting import Resting
 from glimpse.server.repository.rollout import RolloutReport
 from glimpse.server.repository.told import Told, error_to_say

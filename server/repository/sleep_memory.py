@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from glimpse.server import memory
+from glimpse.server.machine import memory
 from glimpse.server.runtime import memory_budget
 from glimpse.server.runtime.memory_budget import MemoryBudget, mib
 

@@ -19,6 +19,7 @@ from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.errors import FailedPreconditionError, OverloadedError, Reason, draining
 from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.processes.startup import MemoryShortError, StartupError
 from glimpse.server.registry import WHERE_WHY, ModelRegistry, ModelState
 from glimpse.server.repository.audience import Audience
 from glimpse.server.repository.hanging import Hanging
@@ -27,7 +28,6 @@ from glimpse.server.repository.model_sleep import ModelSleep
 from glimpse.server.repository.sleep_memory import SleepMemory
 from glimpse.server.repository.watched_load import load_watched
 from glimpse.server.runtime.memory_budget import mib
-from glimpse.server.startup import MemoryShortError, StartupError
 
 _log = structlog.get_logger(__name__)
 

@@ -1,6 +1,7 @@
 """What an engine tells its workers of the models of a repository, and how it is said.
 
-Over a control channel (`server/control_channel.py`) between an engine (`served`) and each of its workers (`remote`):
+Over a control channel (`server/processes/control_channel.py`) between an engine (`served`) and each of its workers
+(`remote`):
 
 model     `serial`, and whether it is `asleep` + [stream socket whose other end the engine's queue of this model has,
           pickled `ModelFacts`]: a model that may be named from now on

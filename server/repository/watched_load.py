@@ -11,10 +11,10 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from glimpse.server.interruptible import run_until_stopped
-from glimpse.server.loading import explained
+from glimpse.server.loading.loading import explained
+from glimpse.server.processes.interruptible import run_until_stopped
+from glimpse.server.processes.startup import ModelLoadError
 from glimpse.server.progress import Progress
-from glimpse.server.startup import ModelLoadError
 
 _log = structlog.get_logger(__name__)
 _LOOK = 1.0  # seconds between two looks whether a load gets on; shorter where the limit is short

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from glimpse.models.map_rows import Head
 from glimpse.models.messages import lacks_memory, short
 from glimpse.models.outputs import CLASS_MAPS, DEFAULT_OUTPUTS, FEATURE_MAP, LOGITS, Outputs
-from glimpse.server import cores
+from glimpse.server.machine import cores
+from glimpse.server.processes.startup import StartupError
 from glimpse.server.runtimes import QUANTISED, RUNTIMES, Precision
 from glimpse.server.settings.kinds import PrecisionChoice
-from glimpse.server.startup import StartupError
 
 
 class UnsupportedNetworkError(ValueError):

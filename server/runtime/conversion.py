@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.spec import NetworkSummary
-from glimpse.server import cleanup
+from glimpse.server.processes import cleanup
 from glimpse.server.runtime import UnsupportedNetworkError, converted_cache
 from glimpse.server.runtime.conversion_process import convert_elsewhere
 from glimpse.server.runtime.converted_cache import Converted

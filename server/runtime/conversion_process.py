@@ -17,8 +17,8 @@ from typing import IO, Any, NamedTuple, cast
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.child_environment import child_environment
-from glimpse.server import cleanup
-from glimpse.server.child_output import ChildOutput
+from glimpse.server.processes import cleanup
+from glimpse.server.processes.child_output import ChildOutput
 from glimpse.server.runtime import UnsupportedNetworkError, memory_budget, process_limits
 from glimpse.server.runtime.quantisation import Orders
 

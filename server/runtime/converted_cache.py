@@ -23,11 +23,11 @@ from typing import Any
 
 import structlog
 
-from glimpse.models import bounded_files, digests
 from glimpse.models.bundle import Bundle
+from glimpse.models.files import bounded_files, digests
 from glimpse.models.published import FetchError, cache_folder
 from glimpse.models.spec import NetworkSummary, StageSummary
-from glimpse.server import cleanup
+from glimpse.server.processes import cleanup
 from glimpse.server.runtime import UnsupportedNetworkError
 from glimpse.server.runtime.converted_key import identity
 

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import bounded_files
 from glimpse.models.bundle import Bundle
+from glimpse.models.files import bounded_files
 from glimpse.server import build, runtimes
 
 # By the names under which they are published.

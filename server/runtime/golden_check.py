@@ -19,8 +19,8 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.server import domain
 from glimpse.server.decoding.prepare import prepare
 from glimpse.server.errors import InvalidImageError
+from glimpse.server.processes.startup import GoldenError
 from glimpse.server.runtimes import PRECISIONS
-from glimpse.server.startup import GoldenError
 
 _log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from glimpse.models.bounded_files import shown
+from glimpse.models.files.bounded_files import shown
 from glimpse.models.foreign.facts import GraphError
 from glimpse.models.outputs import MOST_FEATURES
 from glimpse.models.suggestions import nearest

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.spec import NetworkSummary
-from glimpse.server import cleanup
+from glimpse.server.processes import cleanup
 from glimpse.server.runtime import (
     Runtime,
     RuntimeType,

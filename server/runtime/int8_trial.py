@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.calibration_pictures import UNKNOWN
-from glimpse.server import cleanup
+from glimpse.server.processes import cleanup
 from glimpse.server.runtime import agreement, conversion, quantisation
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.converted_cache import Converted

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.outputs import INNER, Outputs
 from glimpse.models.published import FetchError, cache_folder
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.runtime import OneStream, jax_program, outputs_with, stated
 from glimpse.server.runtime.kept_network import KeptNetwork
 from glimpse.server.runtimes import GPU_STREAMS, Precision

@@ -17,7 +17,7 @@ import structlog
 from jax import export
 from safetensors.numpy import load_file
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 from glimpse.models.map_rows import Head
 from glimpse.models.messages import short
 from glimpse.models.outputs import INNER

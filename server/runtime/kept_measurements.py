@@ -17,9 +17,10 @@ from typing import Any, TypeVar, cast
 
 import structlog
 
-from glimpse.models import bounded_files
+from glimpse.models.files import bounded_files
 from glimpse.models.published import FetchError, cache_folder
-from glimpse.server import build, cleanup
+from glimpse.server import build
+from glimpse.server.processes import cleanup
 from glimpse.server.runtime import converted_key
 
 _MONTH = 30 * 24 * 3600.0

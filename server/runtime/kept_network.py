@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from glimpse.models import bounded_files, digests
 from glimpse.models.bundle import Bundle
+from glimpse.models.files import bounded_files, digests
 from glimpse.models.map_rows import Head
 from glimpse.models.messages import short
 from glimpse.models.spec import NetworkSummary
-from glimpse.server import cleanup
+from glimpse.server.processes import cleanup
 from glimpse.server.runtime import converted_cache
 
 _DESCRIPTION, _MAPS = "network.json", "maps.safetensors"

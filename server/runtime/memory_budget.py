@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glimpse.models.bundle import Bundle
-from glimpse.server import control_groups
-from glimpse.server.control_groups import Group
+from glimpse.server.machine import control_groups
+from glimpse.server.machine.control_groups import Group
+from glimpse.server.processes.startup import MemoryShortError
 from glimpse.server.runtimes import RuntimeRow
-from glimpse.server.startup import MemoryShortError
 
 try:
     import resource

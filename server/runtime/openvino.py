@@ -23,7 +23,7 @@ from glimpse.models.outputs import (
     PROBABILITIES,
     Outputs,
 )
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.runtime.openvino_graphs import errors_of_openvino, exact
 from glimpse.server.runtime.openvino_library import core, openvino
 from glimpse.server.runtime.openvino_requests import Requests, indices

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.messages import short
 from glimpse.models.outputs import PROBABILITIES
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.runtime import errors_as_unsupported
 from glimpse.server.runtime.converted_cache import GRAPH
 from glimpse.server.runtime.openvino_library import core, openvino

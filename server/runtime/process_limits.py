@@ -17,7 +17,7 @@ from pathlib import Path
 
 from glimpse.models.bundle import Bundle
 from glimpse.models.weights import limits
-from glimpse.server import cores
+from glimpse.server.machine import cores
 
 try:
     import resource

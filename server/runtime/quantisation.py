@@ -27,7 +27,8 @@ from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import NetworkSummary
 from glimpse.models.train import files
 from glimpse.models.train.reading import network_input
-from glimpse.server import build, cores
+from glimpse.server import build
+from glimpse.server.machine import cores
 from glimpse.server.runtime.converted_key import identity
 
 PACKAGE = "nncf"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.spec import NetworkSummary
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.runtime import UnsupportedNetworkError
 from glimpse.server.runtime.openvino_graphs import compiled, errors_of_openvino, write
 from glimpse.server.runtime.openvino_library import core, openvino, ops

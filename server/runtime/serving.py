@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from glimpse.models.outputs import PROBABILITIES
-from glimpse.server import gpus
+from glimpse.server.machine import gpus
+from glimpse.server.processes.startup import GoldenError
 from glimpse.server.progress import Progress, untold
 from glimpse.server.runtime import (
     Runtime,
@@ -26,7 +27,6 @@ from glimpse.server.runtime.importing import ImportedModel
 from glimpse.server.runtime.int8_trial import Given
 from glimpse.server.runtimes import REFERENCE
 from glimpse.server.settings.kinds import PrecisionChoice
-from glimpse.server.startup import GoldenError
 
 _LOADERS = 4  # batch sizes whose programs are loaded at once
 _log = structlog.get_logger(__name__)

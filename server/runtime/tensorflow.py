@@ -15,7 +15,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from glimpse.models.outputs import FEATURE_STATISTICS, INNER, Outputs
 from glimpse.models.serving import by_name, without
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.runtime import OneStream, stated
 from glimpse.server.runtime.precision import compute_in
 from glimpse.server.runtimes import Precision

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from glimpse.models.outputs import Outputs
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.runtime import OneStream, outputs_with, stated, torch_program
 from glimpse.server.runtime.kept_network import KeptNetwork
 from glimpse.server.runtime.torch_program import Program

@@ -19,7 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from glimpse.models import texts
+from glimpse.models.files import texts
 from glimpse.models.prestem.recipe import Geometry
 from glimpse.models.suggestions import nearest
 from glimpse.server.settings import division, help  # noqa: A004 - nobody asks Python for help here

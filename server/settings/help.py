@@ -11,7 +11,7 @@ from typing import Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from glimpse.server import startup
+from glimpse.server.processes import startup
 from glimpse.server.settings.groups import GROUPS, VARIABLES
 from glimpse.server.settings.kinds import MIB
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.settings.kinds import MIB, Positive
 
 # A photo as cameras write it has 2 to 4 pixels a byte, so that the bytes bound how many of them are in flight.

@@ -18,8 +18,8 @@ import structlog
 from prometheus_client.metrics_core import Metric
 
 from glimpse.models.child_environment import child_environment
-from glimpse.server.control_channel import ControlChannel, Message, read_memory_file
-from glimpse.server.metrics_merge import Kind, loaded
+from glimpse.server.metrics.merge import Kind, loaded
+from glimpse.server.processes.control_channel import ControlChannel, Message, read_memory_file
 
 _log = structlog.get_logger(__name__)
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from glimpse.server import cores, gpus
+from glimpse.server.machine import cores, gpus
+from glimpse.server.processes.startup import MemoryShortError, StartupError
 from glimpse.server.runtime import memory_budget
 from glimpse.server.runtime.gpus import is_for_cpus
 from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.runtimes import RUNTIMES, RuntimeRow
 from glimpse.server.settings import Settings
-from glimpse.server.startup import MemoryShortError, StartupError
 
 # Resident in a worker that has nothing to do, of which a third is shared with others; images in flight come on top.
 WORKER_BYTES = 84 << 20

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from glimpse.server.control_channel import Message, memory_file
-from glimpse.server.metrics_merge import Kind
+from glimpse.server.metrics.merge import Kind
+from glimpse.server.processes.control_channel import Message, memory_file
 from glimpse.server.settings import Settings
 from glimpse.server.supervisor.child import Child
 from glimpse.server.supervisor.plan import Plan, device_of
@@ -25,7 +25,7 @@ class SharedPorts:
     port: int
     health_port: int | None
     http_port: int | None
-    # Mixed into the choice of a worker for a connection; odd, see `server.filters`.
+    # Mixed into the choice of a worker for a connection; odd, see `server.sockets.filters`.
     secret: int = field(default_factory=lambda: secrets.randbits(32) | 1)
 
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import structlog
 
-from glimpse.server import port_lock, port_reservation
 from glimpse.server.access.shared_rates import relayed
-from glimpse.server.background import keep_running
-from glimpse.server.control_channel import Message
-from glimpse.server.exposition import exposed
-from glimpse.server.metrics_merge import Kind, MergedMetrics
+from glimpse.server.metrics.exposition import exposed
+from glimpse.server.metrics.merge import Kind, MergedMetrics
+from glimpse.server.processes.background import keep_running
+from glimpse.server.processes.control_channel import Message
+from glimpse.server.processes.startup import StartupError
+from glimpse.server.processes.stop_signals import stop_on_signals
 from glimpse.server.settings import Settings
-from glimpse.server.startup import StartupError
-from glimpse.server.stop_signals import stop_on_signals
+from glimpse.server.sockets import port_lock, port_reservation
 from glimpse.server.supervisor.backoff import Backoff
 from glimpse.server.supervisor.child import Child, ChildEndedError, ChildFailedError, metrics_in
 from glimpse.server.supervisor.plan import Plan, check_memory

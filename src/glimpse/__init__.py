@@ -115,8 +115,8 @@ def _classifier() -> Any:
     except ModuleNotFoundError as error:
         raise ImportError(
             f"glimpse.Classifier computes in this process and needs the packages of the server; {error.name} is not "
-            "installed. In a clone of Glimpse, pip install ./src '.[server]' installs them; from a registry that has them, "
-            'pip install "glimpse-serve[server]". To call a server, use glimpse.Client.',
+            "installed. In a clone of Glimpse, pip install ./src '.[server]' installs them; from a registry that has "
+            'them, pip install "glimpse-serve[server]". To call a server, use glimpse.Client.',
             name=error.name,
         ) from error
 

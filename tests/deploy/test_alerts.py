@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics.metrics import Metrics
 from tests.deploy.tools import DEPLOY, parse, run, tool
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.server import startup
+from glimpse.server.processes import startup
 from glimpse.server.settings import Settings, unknown_variables
 from tests.deploy.tools import DEPLOY, ROOT, run, tool
 

@@ -8,8 +8,8 @@ import pytest
 
 from docs.generate.__main__ import PAGES as GENERATED
 from docs.generate.commands import targets
-from glimpse.server import metrics_merge
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics import merge
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.settings import Settings
 from tests.docs.blocks import PAGES, ROOT
 
@@ -33,8 +33,8 @@ def test_every_variable_is_read_by_the_server_or_the_client(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_metric_is_one(page: str) -> None:
     registry = Metrics().registry
-    metrics_merge.processes_gauge(registry)
-    metrics_merge.restarts_counter(registry)
+    merge.processes_gauge(registry)
+    merge.restarts_counter(registry)
     known = {family.name for family in registry.collect()}
     named = set(re.findall(r"\bglimpse_[a-z_]+[a-z]\b", text(page)))
     assert {re.sub(r"_(total|sum|count|bucket)$", "", name) for name in named} <= known

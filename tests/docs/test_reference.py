@@ -14,9 +14,9 @@ from glimpse.client.commands.exits import Exit
 from glimpse.models import published
 from glimpse.models.catalogue import rows
 from glimpse.models.prestem.recipe import Recipe
-from glimpse.server import startup
 from glimpse.server.errors import Code, Reason
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.processes import startup
 from glimpse.server.settings import Settings
 from glimpse.server.settings.groups import GROUPS
 from glimpse.v1 import classifier_pb2

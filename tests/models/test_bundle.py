@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from glimpse.models import bundle, digests
+from glimpse.models import bundle
 from glimpse.models.bundle import BundleError, ClassLabel
+from glimpse.models.files import digests
 from glimpse.models.heads import Head
 from glimpse.models.prestem.recipe import Recipe
 

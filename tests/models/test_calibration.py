@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glimpse.models import novelty
 from glimpse.models.calibration import fitting
 from glimpse.models.calibration.debiased import debiased_error
 from glimpse.models.calibration.fitting import calibrate, debiased_by_chance, error_by_chance
+from glimpse.models.novelty import novelty
 
 RNG = np.random.default_rng(11)
 

@@ -15,9 +15,10 @@ import skimage.data
 from PIL import Image
 
 from glimpse.models import bundle as bundles
-from glimpse.models import calibration_pictures, golden, novelty, sources
+from glimpse.models import calibration_pictures, golden, sources
 from glimpse.models.__main__ import main
 from glimpse.models.calibration import computing
+from glimpse.models.novelty import novelty
 from glimpse.models.sources import ModelSource
 from glimpse.models.train.calibrate import fit_temperature
 from tests.models.graph_makers import details, onnx_model, saved

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from glimpse.models import bundle as bundles
-from glimpse.models import feature_distance, features, novelty, sources
+from glimpse.models import features, sources
 from glimpse.models.bundle import BundleError
 from glimpse.models.calibration.fitting import calibrate
 from glimpse.models.calibration.inner import Inner
 from glimpse.models.errors import BundleError as NetworkError
-from glimpse.models.feature_distance import FeatureDistance
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty import feature_distance, novelty
+from glimpse.models.novelty.feature_distance import FeatureDistance
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS
 from glimpse.models.serving import by_name, load_bundle, serving_outputs
 from tests.models.test_bundle import make

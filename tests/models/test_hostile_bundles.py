@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from glimpse.models import bounded_files, bundle, catalogue, digests, golden, labels, serving, sources
+from glimpse.models import bundle, catalogue, golden, labels, serving, sources
 from glimpse.models.bundle import BundleError, ClassLabel
+from glimpse.models.files import bounded_files, digests
 from glimpse.models.prestem.recipe import Recipe
 from tests.variations import mostly_in_ci
 

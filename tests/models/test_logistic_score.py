@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from glimpse.models import bundle as bundles
-from glimpse.models import feature_distance, logistic_score, novelty
 from glimpse.models.bundle import BundleError
 from glimpse.models.calibration.fitting import calibrate
 from glimpse.models.calibration.inner import Embedded, Inner
-from glimpse.models.logistic_score import LogisticScore
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty import feature_distance, logistic_score, novelty
+from glimpse.models.novelty.logistic_score import LogisticScore
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import EMBEDDING, FEATURE_STATISTICS, LOGITS
 from tests.models.test_bundle import make
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glimpse.models import bundle, novelty
+from glimpse.models import bundle
 from glimpse.models.bundle import BundleError
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty import novelty
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from tests.models.test_bundle import make
 
 RNG = np.random.default_rng(3)

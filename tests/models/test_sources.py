@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from glimpse import models
-from glimpse.models import bundle, digests, published, serving, weights
+from glimpse.models import bundle, published, serving, weights
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.catalogue import UnknownArchitectureError
+from glimpse.models.files import digests
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.weights import WeightsError, WeightsMismatchError

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 import glimpse.client.texts
-import glimpse.models.texts
+import glimpse.models.files.texts
 
 # Each half of the project has its own: the client installs without the other.
 READERS = pytest.mark.parametrize(
-    "decode", [glimpse.models.texts.decode, glimpse.client.texts.decode], ids=["server", "client"]
+    "decode", [glimpse.models.files.texts.decode, glimpse.client.texts.decode], ids=["server", "client"]
 )
 
 

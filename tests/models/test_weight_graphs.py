@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from glimpse.models import digests, weights
+from glimpse.models import weights
 from glimpse.models.builder import assemble
 from glimpse.models.bundle import BundleError
 from glimpse.models.catalogue import find
+from glimpse.models.files import digests
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.models.spec import Architecture
 from glimpse.models.weights import WeightsError, WeightsMismatchError, read

@@ -10,9 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from glimpse import models
-from glimpse.models import digests, serving, weights
+from glimpse.models import serving, weights
 from glimpse.models.builder import Assembly, assemble
 from glimpse.models.catalogue import find
+from glimpse.models.files import digests
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.weights import WeightsError, WeightsMismatchError
 from tests.models.full_disk import files_of

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from glimpse.server.connections import Connection
-from glimpse.server.guard import Guard
-from glimpse.server.penalties import Penalty
-from glimpse.server.traffic import Traffic
+from glimpse.server.floods.guard import Guard
+from glimpse.server.floods.penalties import Penalty
+from glimpse.server.floods.traffic import Traffic
+from glimpse.server.sockets.connections import Connection
 
 FLOODER, NEIGHBOUR = "ipv4:192.0.2.1:4000", "ipv6:%5B2001:db8::1%5D:5000"
 PLACES = 256

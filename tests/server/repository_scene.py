@@ -13,8 +13,8 @@ import pytest
 
 from glimpse.server.domain import ModelSelector
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository import known
 from glimpse.server.repository.repository import Repository

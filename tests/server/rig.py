@@ -23,14 +23,15 @@ from glimpse.models.outputs import LOGITS, PROBABILITIES, Outputs
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.sources import ModelSource
 from glimpse.models.spec import NetworkSummary
-from glimpse.server import app, domain, loading, settings
+from glimpse.server import app, domain, settings
 from glimpse.server.batching.batcher import Batcher
 from glimpse.server.batching.observer import Observer
 from glimpse.server.decoding import where
 from glimpse.server.decoding.prepare import Prepared, prepare
 from glimpse.server.fair_queue import Lane
-from glimpse.server.load_options import LoadOptions
 from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.loading import loading
+from glimpse.server.loading.options import LoadOptions
 
 LONG = 60.0  # seconds; until something is called hung
 SIZE = 32  # rows and columns of the shipped model's input

@@ -16,7 +16,7 @@ from glimpse.server.batching.model_queue import ModelQueue
 from glimpse.server.domain import ModelSelector
 from glimpse.server.engine.host import Host
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.progress import Progress
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.model_sleep import ModelSleep

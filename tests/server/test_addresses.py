@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from glimpse.server.addresses import counted_address, counted_network
+from glimpse.server.sockets.addresses import counted_address, counted_network
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 import structlog
 from numpy.typing import NDArray
 
-from glimpse.server import cores
-from glimpse.server.cleanup import Cleanup, StoppedError, within
+from glimpse.server.machine import cores
+from glimpse.server.processes.cleanup import Cleanup, StoppedError, within
 from glimpse.server.runtime import agreement
 from glimpse.server.runtime.agreement import Agreement, cached, measure, size
 

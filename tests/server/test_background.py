@@ -12,12 +12,12 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from glimpse.server import exposition
 from glimpse.server.app import Server
-from glimpse.server.background import keep_running
 from glimpse.server.decoding.pool import DecodePool
-from glimpse.server.exposition import Exposition
 from glimpse.server.fair_queue import Lane
+from glimpse.server.metrics import exposition
+from glimpse.server.metrics.exposition import Exposition
+from glimpse.server.processes.background import keep_running
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.settings import Settings
 from tests.server.conftest import TIMEOUT

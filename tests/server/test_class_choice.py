@@ -22,9 +22,9 @@ from glimpse.models.groups import ClassGroup
 from glimpse.models.labels import ClassLabel
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server import errors
-from glimpse.server.class_choice import Classes, Group
+from glimpse.server.answers.class_choice import Classes, Group
+from glimpse.server.answers.postprocessing import postprocess, rolled_up
 from glimpse.server.domain import ClassChoice
-from glimpse.server.postprocessing import postprocess, rolled_up
 from tests.conftest import RunningServer
 from tests.server.http.asking import V1
 from tests.server.open_inference.caller import OpenInferenceCaller, numbers, photos

@@ -13,8 +13,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from glimpse.server import connections
-from glimpse.server.connections import Endpoint
+from glimpse.server.sockets import connections
+from glimpse.server.sockets.connections import Endpoint
 from tests.server.isolation import open_files
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells this on Linux only")

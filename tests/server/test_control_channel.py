@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from glimpse.models.child_environment import child_environment
-from glimpse.server.control_channel import ControlChannel, memory_file, read_memory_file
+from glimpse.server.processes.control_channel import ControlChannel, memory_file, read_memory_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -77,7 +77,7 @@ def test_what_is_too_large_is_refused(ends: tuple[ControlChannel, ControlChannel
 def test_a_process_that_is_killed_closes_its_end() -> None:
     ours, theirs = ControlChannel.pair()
     code = (
-        "import sys; from glimpse.server.control_channel import ControlChannel as C; "
+        "import sys; from glimpse.server.processes.control_channel import ControlChannel as C; "
         "c = C.inherited(int(sys.argv[1])); c.send({'began': True}); c.receive()"
     )
     with subprocess.Popen(

@@ -21,11 +21,11 @@ import structlog
 from filelock import FileLock
 
 from glimpse.models import bundle as bundles
-from glimpse.models import digests
+from glimpse.models.files import digests
 from glimpse.models.spec import NetworkSummary
-from glimpse.server import cleanup
-from glimpse.server.child_output import ChildOutput
-from glimpse.server.cleanup import Cleanup, StoppedError
+from glimpse.server.processes import cleanup
+from glimpse.server.processes.child_output import ChildOutput
+from glimpse.server.processes.cleanup import Cleanup, StoppedError
 from glimpse.server.runtime import (
     UnsupportedNetworkError,
     converted_cache,

@@ -19,8 +19,8 @@ import pytest
 import structlog
 
 from glimpse.models import bundle as bundles
-from glimpse.models import digests
 from glimpse.models.bundle import BundleError
+from glimpse.models.files import digests
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.runtime import UnsupportedNetworkError, conversion, converted_cache
 from glimpse.server.runtime.conversion import get_or_convert

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from glimpse.server import cores
+from glimpse.server.machine import cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 

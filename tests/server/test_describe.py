@@ -14,8 +14,8 @@ from glimpse.models import bundle as bundles
 from glimpse.models import weights
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.server.app import Server
-from glimpse.server.describe import describe
 from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.messages.describe import describe
 from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub

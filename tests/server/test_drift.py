@@ -18,11 +18,11 @@ from glimpse.models.bundle import Bundle
 from glimpse.models.calibration.fitting import fit_novelty, reference
 from glimpse.models.drift import image_figures
 from glimpse.models.outputs import LOGITS, PROBABILITIES
-from glimpse.server.drift import Drift, ModelDrift, Seen
-from glimpse.server.load_options import LoadOptions, model_source
+from glimpse.server.answers.drift import Drift, ModelDrift, Seen
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions, model_source
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.settings import Settings
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.runtime import memory_budget
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub

@@ -23,14 +23,14 @@ from glimpse import Classifier
 from glimpse.client import Client, Explanation, InvalidRequestError, OverloadedError
 from glimpse.models.decoding.cost import Cost
 from glimpse.models.outputs import LOGITS
-from glimpse.server import occlusion
+from glimpse.server.answers import occlusion
 from glimpse.server.batching.waiting import Answer
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller
 from glimpse.server.errors import DeadlineExceededError, Reason
 from glimpse.server.errors import OverloadedError as ServerFullError
 from glimpse.server.fair_queue import NO_LANE, Ahead
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.request_checks import RequestChecks
 from tests.conftest import RunningServer
 from tests.models.graph_makers import SIZE, details, onnx_model, saved

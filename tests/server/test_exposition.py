@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from glimpse.server import exposition
-from glimpse.server.exposition import Exposition
+from glimpse.server.metrics import exposition
+from glimpse.server.metrics.exposition import Exposition
 
 LONG = 30.0  # seconds; until something is called hung
 

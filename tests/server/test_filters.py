@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from glimpse.server import filters
+from glimpse.server.sockets import filters
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filters are Linux' own")
 _SOON = 0.3  # seconds, after which a connection on the loopback that has not come does not come

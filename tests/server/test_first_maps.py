@@ -14,9 +14,9 @@ from glimpse.models.outputs import CLASS_MAPS, LOGITS, PROBABILITIES
 from glimpse.server.batching.batch_queue import Answer, Slot
 from glimpse.server.errors import InternalError, OverloadedError, UnavailableError
 from glimpse.server.fair_queue import NO_LANE
-from glimpse.server.load_options import LoadOptions, model_source
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions, model_source
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.settings import Settings
 from tests.server.fake_executor import SECOND, SHAPE, WAIT, Bench, benches, value

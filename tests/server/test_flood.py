@@ -18,11 +18,11 @@ from glimpse.server.access.control import AccessControl
 from glimpse.server.calls import Calls
 from glimpse.server.errors import OverloadedError, Reason
 from glimpse.server.fair_queue import Lane
-from glimpse.server.guard import Guard
-from glimpse.server.interceptors import CallInterceptor
-from glimpse.server.metrics import Metrics
+from glimpse.server.floods.guard import Guard
+from glimpse.server.floods.traffic import Traffic
+from glimpse.server.grpc.interceptors import CallInterceptor
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.settings import Settings
-from glimpse.server.traffic import Traffic
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from tests.conftest import RunningServer

@@ -12,9 +12,9 @@ import structlog
 from numpy.typing import NDArray
 
 from glimpse.models import bundle as bundles
+from glimpse.server.processes.startup import GoldenError
 from glimpse.server.runtime.golden_check import GoldenCheck, load
 from glimpse.server.runtimes import PRECISIONS
-from glimpse.server.startup import GoldenError
 
 EMBEDDED = bundles.read(bundles.EMBEDDED_DEFAULT)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.server import gpus
+from glimpse.server.machine import gpus
 from tests.conftest import ROOT
 
 TWO = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5d2d-a)\nGPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-9a01-b)"
@@ -99,7 +99,7 @@ def test_a_part_of_a_divided_gpu_has_no_memory_that_is_told(tmp_path: Path) -> N
 
 def test_no_framework_is_imported_to_find_them() -> None:
     script = (
-        "import sys; from glimpse.server import gpus; gpus.visible(); "
+        "import sys; from glimpse.server.machine import gpus; gpus.visible(); "
         "print(sorted({'keras', 'numpy', 'jax', 'torch', 'tensorflow'} & sys.modules.keys()))"
     )
     ended = subprocess.run(

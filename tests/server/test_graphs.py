@@ -24,10 +24,10 @@ from glimpse.models.serving import load_bundle
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.server.app import Server
 from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.processes.startup import GoldenError
 from glimpse.server.runtime import selection
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.settings import Settings
-from glimpse.server.startup import GoldenError
 from tests.conftest import RunningServer
 from tests.models.graph_makers import CLASSES, RECIPE, SIZE, onnx_model, reference, saved
 from tests.server.converting import PLAIN, PROBABILITY, Array, Converted, colours, png, scaled

@@ -10,10 +10,10 @@ import pytest
 _CALLS = """
 import asyncio, sys
 import grpc, grpc.aio
-from glimpse.server import grpc_wakeups
+from glimpse.server.grpc import wakeups
 if sys.argv[1] == "once":
-    grpc_wakeups.wake_once()
-    grpc_wakeups.wake_once()
+    wakeups.wake_once()
+    wakeups.wake_once()
 
 woken, answered = 0, 0
 

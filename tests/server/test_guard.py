@@ -6,8 +6,8 @@ import ipaddress
 
 import pytest
 
-from glimpse.server.connections import Connection, Endpoint
-from glimpse.server.penalties import Penalty
+from glimpse.server.floods.penalties import Penalty
+from glimpse.server.sockets.connections import Connection, Endpoint
 from tests.server.guard_scene import FLOODER, NEIGHBOUR, PLACES, Scene
 
 USELESS = [

@@ -6,9 +6,9 @@ import ipaddress
 
 import pytest
 
-from glimpse.server.connections import Connection, Endpoint
-from glimpse.server.guard import Guard
-from glimpse.server.penalties import Penalty
+from glimpse.server.floods.guard import Guard
+from glimpse.server.floods.penalties import Penalty
+from glimpse.server.sockets.connections import Connection, Endpoint
 from tests.server.guard_scene import FLOODER, MIB, NEIGHBOUR, Scene
 
 

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from glimpse.server import connections
-from glimpse.server.connections import Connection, Endpoint
+from glimpse.server.sockets import connections
+from glimpse.server.sockets.connections import Connection, Endpoint
 from tests.server.guard_scene import FLOODER, MIB, PLACES, Scene
 
 HTTP = 8080

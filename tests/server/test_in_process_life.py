@@ -19,7 +19,7 @@ from PIL import Image
 
 from glimpse import Classifier, ImageRefusedError, ImageResult, UnavailableError
 from glimpse.server.in_process.in_flight_limit import InFlightLimit
-from glimpse.server.startup import ModelLoadError
+from glimpse.server.processes.startup import ModelLoadError
 from tests.conftest import ROOT
 from tests.models.graph_makers import CLASSES, SIZE, details, onnx_model, reference, saved
 
@@ -274,4 +274,4 @@ def test_its_log_goes_to_python_s_logging() -> None:
         [sys.executable, "-c", _LOGGING], env=environment, check=True, stderr=subprocess.PIPE, text=True
     )
     (line,) = [each for each in ended.stderr.splitlines() if "model loaded" in each]
-    assert line.startswith("glimpse.server.loading: ")
+    assert line.startswith("glimpse.server.loading.loading: ")

@@ -22,9 +22,9 @@ from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.sources import ModelSource
 from glimpse.server.batching.sleep_queue import SleepQueue
-from glimpse.server.load_options import LoadOptions
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.progress import untold
 from glimpse.server.runtime import agreement, builder, quantisation, speeds
 from glimpse.server.runtime.builder import BuiltRuntime

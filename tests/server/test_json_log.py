@@ -15,7 +15,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from glimpse.server import build, standard_error
+from glimpse.server import build
+from glimpse.server.processes import standard_error
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import CACHE, ROOT, RunningServer
@@ -25,7 +26,8 @@ Start = Callable[..., RunningServer]
 # Whatever can be written past the log, between its beginning and its end.
 PROGRAM = """
 import os, subprocess, sys, threading, warnings
-from glimpse.server import logs, standard_error
+from glimpse.server import logs
+from glimpse.server.processes import standard_error
 captured = standard_error.Captured()
 logs.configure("info", "json")
 {}
@@ -55,7 +57,7 @@ def test_what_is_written_past_the_log_is_a_log_line() -> None:
 
 LIBRARIES = """
 import logging
-for name in ("jax._src.dispatch", "asyncio", "glimpse.server.loading"):
+for name in ("jax._src.dispatch", "asyncio", "glimpse.server.loading.loading"):
     logging.getLogger(name).debug("compiles")
     logging.getLogger(name).info("has compiled")
 """

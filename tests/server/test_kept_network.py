@@ -13,12 +13,13 @@ import pytest
 import structlog
 from numpy.typing import NDArray
 
-from glimpse.models import digests, sources
+from glimpse.models import sources
 from glimpse.models.bundle import Bundle
+from glimpse.models.files import digests
 from glimpse.models.map_rows import Head
 from glimpse.models.outputs import DEFAULT_OUTPUTS, PROBABILITIES, Outputs
 from glimpse.models.spec import NetworkSummary, StageSummary
-from glimpse.server import cleanup
+from glimpse.server.processes import cleanup
 from glimpse.server.runtime import OneStream, golden_check, importing, kept_network, serving
 from glimpse.server.runtime.kept_network import KeptNetwork
 from glimpse.server.runtimes import RUNTIMES, Precision

@@ -28,6 +28,7 @@ from glimpse.models.messages import lacks_memory
 from glimpse.models.sources import ModelSource, resolve
 from glimpse.server.app import Server
 from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.processes.startup import MemoryShortError, ModelLoadError
 from glimpse.server.runtime import (
     UnsupportedNetworkError,
     builder,
@@ -39,7 +40,6 @@ from glimpse.server.runtime import (
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime
 from glimpse.server.settings import Settings
-from glimpse.server.startup import MemoryShortError, ModelLoadError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import ROOT, RunningServer

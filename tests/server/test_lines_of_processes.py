@@ -17,7 +17,8 @@ PROCESSES, LINES = 3, 200
 # Begins with the others, so that they write at the same time.
 TOGETHER = """
 import logging, os, sys, structlog
-from glimpse.server import logs, standard_error
+from glimpse.server import logs
+from glimpse.server.processes import standard_error
 number = int(sys.argv[1])
 sys.stdin.read()
 """

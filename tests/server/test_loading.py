@@ -17,16 +17,16 @@ import pytest
 import structlog
 
 from glimpse.models import bundle as bundles
-from glimpse.models import digests
+from glimpse.models.files import digests
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.sources import ModelSource
-from glimpse.server import cores
 from glimpse.server.batching.sleep_queue import SleepQueue
 from glimpse.server.errors import UnavailableError
-from glimpse.server.load_options import LoadOptions
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions
+from glimpse.server.machine import cores
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.progress import untold
 from glimpse.server.runtime import (
     UnsupportedNetworkError,

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read
 
-from glimpse.server.loop_metrics import LoopCounter, LoopHistogram
+from glimpse.server.metrics.loop import LoopCounter, LoopHistogram
 
 BOUNDS = (0.001, 0.01, 1.0)
 

@@ -12,8 +12,8 @@ import threading
 
 import pytest
 
-from glimpse.server import memory
-from glimpse.server.memory import Memory, keep_trimmed
+from glimpse.server.machine import memory
+from glimpse.server.machine.memory import Memory, keep_trimmed
 from tests.server.access.test_uploads import Time, runs, turns
 from tests.server.hostile.memory import needs_proc
 
@@ -131,7 +131,7 @@ async def test_where_nothing_can_be_measured_nothing_is_done() -> None:
 
 _FAULTS = """
 import resource, sys
-from glimpse.server import memory
+from glimpse.server.machine import memory
 if sys.argv[1] == "kept":
     memory.keep_for_reuse()
 def messages():

@@ -11,14 +11,15 @@ import pytest
 
 from glimpse.models import bundle as bundles
 from glimpse.models.sources import ModelSource
-from glimpse.server import cores, gpus, load_checks
-from glimpse.server.load_options import LoadOptions
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading import checks
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions
+from glimpse.server.machine import cores, gpus
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.processes.startup import MemoryShortError
 from glimpse.server.runtime import memory_budget
 from glimpse.server.runtimes import RUNTIMES, RuntimeName
 from glimpse.server.settings import Settings
-from glimpse.server.startup import MemoryShortError
 from tests.conftest import RunningServer
 
 GIB = 1 << 30
@@ -184,7 +185,7 @@ def test_the_largest_batch_that_a_gpu_may_be_found_worth_is_counted(
     """How large the batches are is measured once the model is loaded."""
     monkeypatch.setattr(cores, "available", lambda: 1)
     monkeypatch.setattr(gpus, "may_be_there", lambda: beside != "no GPU")
-    monkeypatch.setattr(load_checks, "is_for_cpus", lambda _: beside.endswith("for CPUs"))
+    monkeypatch.setattr(checks, "is_for_cpus", lambda _: beside.endswith("for CPUs"))
     assert staged(monkeypatch, runtime, max_batch_size=0) == rows
 
 

@@ -16,8 +16,8 @@ import pytest
 from glimpse.models.decoding.refusals import Kind
 from glimpse.server.domain import BatchReport, ModelIdentity
 from glimpse.server.errors import Reason
-from glimpse.server.metrics import Metrics
-from glimpse.server.stages import STAGES
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.metrics.stages import STAGES
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer

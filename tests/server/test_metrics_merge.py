@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from glimpse.server.exposition import Exposition
-from glimpse.server.metrics import Metrics
-from glimpse.server.metrics_merge import GAUGES, MergedMetrics, dumped, loaded, merge
+from glimpse.server.metrics.exposition import Exposition
+from glimpse.server.metrics.merge import GAUGES, MergedMetrics, dumped, loaded, merge
+from glimpse.server.metrics.metrics import Metrics
 
 LONG = 30.0  # seconds; until something is called hung
 

@@ -23,14 +23,14 @@ from glimpse.models import heads, score_kinds
 from glimpse.models.heads import Head
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.sources import ModelSource, resolve
-from glimpse.server.class_choice import Classes
+from glimpse.server.answers.class_choice import Classes
+from glimpse.server.answers.postprocessing import postprocess
 from glimpse.server.domain import ClassChoice
-from glimpse.server.postprocessing import postprocess
+from glimpse.server.processes.startup import GoldenError
 from glimpse.server.runtime import agreement
 from glimpse.server.runtime.golden_check import GoldenCheck
 from glimpse.server.runtime.graph_conversion import convert_graph
 from glimpse.server.runtime.openvino_graphs import compiled
-from glimpse.server.startup import GoldenError
 from glimpse.v1 import classifier_pb2 as pb
 from tests.conftest import CACHE, RunningServer
 from tests.models import keras_makers

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.server import settings, standard_error
+from glimpse.server import settings
 from glimpse.server.access.audit import Audit
 from glimpse.server.access.rates import Allowance
 from glimpse.server.access.tokens import Tokens
-from glimpse.server.startup import CredentialsError, StartupError
+from glimpse.server.processes import standard_error
+from glimpse.server.processes.startup import CredentialsError, StartupError
 from tests.conftest import ROOT
 
 USUAL = Allowance(0.0, 64)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from glimpse.models import bundle as bundles
-from glimpse.models import novelty
 from glimpse.models.errors import BundleError
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty import novelty
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import FEATURE_STATISTICS, LOGITS, PROBABILITIES
 from glimpse.models.serving import by_name, load_bundle, serving_outputs
 from glimpse.models.train.reading import network_input
@@ -27,10 +27,10 @@ from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, Classification, ClassifyRequest, EncodedImage, RawImage
 from glimpse.server.errors import InvalidRequestError, Reason
 from glimpse.server.fair_queue import NO_LANE
-from glimpse.server.load_options import LoadOptions, model_source
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions, model_source
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.request_checks import RequestChecks

@@ -12,17 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS, PROBABILITIES
-from glimpse.server import explanations
 from glimpse.server.admission import Admission, Permits
+from glimpse.server.answers import explanations
 from glimpse.server.decoding.configured import decoding_of
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, ClassifyRequest, EncodedImage, Explain, ImageResult, RawImage
 from glimpse.server.errors import DeadlineExceededError, InvalidRequestError, OverloadedError, Reason
 from glimpse.server.fair_queue import NO_LANE
-from glimpse.server.load_options import LoadOptions, model_source
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions, model_source
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.pipeline import Pipeline
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.request_checks import RequestChecks

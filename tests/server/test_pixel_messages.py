@@ -10,8 +10,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimpse.server import pixel_messages
 from glimpse.server.domain import RawImage, apart
+from glimpse.server.grpc import pixel_messages
 from glimpse.v1 import classifier_pb2 as pb
 
 MOST = 64

@@ -13,8 +13,10 @@ from contextlib import ExitStack, contextmanager
 import grpc
 import pytest
 
-from glimpse.server import connections, grpc_arguments, port_lock, port_reservation, ports
-from glimpse.server.startup import PortTakenError
+from glimpse.server import ports
+from glimpse.server.grpc import arguments
+from glimpse.server.processes.startup import PortTakenError
+from glimpse.server.sockets import connections, port_lock, port_reservation
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.server.access.inside import IN, Inside, Loop, channel, classify
@@ -77,8 +79,8 @@ def test_of_servers_that_start_at_the_same_moment_one_has_the_port(monkeypatch: 
 def test_where_sockets_cannot_share_a_port_one_serves_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limits = grpc_arguments.of_connections
-    monkeypatch.setattr(grpc_arguments, "of_connections", lambda settings, **_: limits(settings, shares_port=False))
+    limits = arguments.of_connections
+    monkeypatch.setattr(arguments, "of_connections", lambda settings, **_: limits(settings, shares_port=False))
     loop = Loop()
     running = Inside(loop)
     try:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glimpse.models.bundle import ClassLabel
-from glimpse.server.postprocessing import postprocess, top_k
+from glimpse.server.answers.postprocessing import postprocess, top_k
 
 LABELS = [ClassLabel("cat", "n1"), ClassLabel("dog"), ClassLabel("frog")]
 

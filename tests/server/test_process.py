@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from glimpse.server.memory import settle
+from glimpse.server.machine.memory import settle
 from tests.conftest import RunningServer
 from tests.variations import mostly_in_ci
 

@@ -15,7 +15,7 @@ from glimpse.client import Client
 from glimpse.models.catalogue import rows
 from glimpse.models.spec import Architecture
 from glimpse.server.app import Server
-from glimpse.server.describe import describe, limits
+from glimpse.server.messages.describe import describe, limits
 from glimpse.server.settings import Settings
 from glimpse.server.settings import load as load_settings
 from tests.conftest import RunningServer

@@ -12,7 +12,7 @@ import pytest
 
 from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.loading import load_model
+from glimpse.server.loading.loading import load_model
 from tests.server.repositories import add, damage
 from tests.server.repository_scene import LONG, Held, run, scene, settled, until
 

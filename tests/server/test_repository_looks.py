@@ -10,8 +10,8 @@ import pytest
 
 from glimpse.server.domain import ModelSelector
 from glimpse.server.errors import UnavailableError
+from glimpse.server.processes.startup import ModelLoadError
 from glimpse.server.repository import known
-from glimpse.server.startup import ModelLoadError
 from tests.server.repositories import add, damage
 from tests.server.repository_scene import LONG, Scene, run, scene, settled, until
 

@@ -267,7 +267,7 @@ def test_streams_of_one_model_are_as_its_file_says(
     tmp_path: Path, text: str, streams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it leaves out is as the server's settings say, and 0 has them measured."""
-    monkeypatch.setattr("glimpse.server.cores.available", lambda: 4)
+    monkeypatch.setattr("glimpse.server.machine.cores.available", lambda: 4)
     add(tmp_path, 1)
     (tmp_path / "cifar" / "model.toml").write_text(text)
     chosen = Settings(compute_streams=2)  # type: ignore[call-arg]  # all have defaults

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.repository import rollout_file
 from glimpse.server.repository.rollout import Kind, Rollout, RolloutReport, Rollouts, Terms
 from glimpse.server.repository.rollout_file import Kept
@@ -74,7 +74,7 @@ def test_a_key_of_a_share_belongs_to_every_larger_one(key: str, one: float, othe
 def test_another_process_divides_the_keys_alike() -> None:
     """Else the workers of a server, and servers behind a balancer, would answer a caller now so, now so."""
     program = """
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.repository.rollout import Kind, Rollouts, Terms
 rollouts = Rollouts(Metrics().rollouts)
 rollouts.put("cifar", Kind.CANARY, Terms("2", 0.5), "1")

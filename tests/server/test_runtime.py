@@ -22,7 +22,7 @@ from glimpse.models import sources
 from glimpse.models.bundle import Bundle
 from glimpse.models.outputs import CLASS_MAPS, EMBEDDING, FEATURE_STATISTICS, LOGITS, PROBABILITIES
 from glimpse.models.serving import load_bundle, serving_outputs
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.runtime import OneStream, Runtime, UnsupportedNetworkError, openvino_library, selection
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.openvino_graphs import convert
@@ -103,7 +103,7 @@ def test_openvino_compiles_for_no_more_streams_than_are_used(
         return compile_for(self, network, number)
 
     monkeypatch.setattr(OpenVINORuntime, "_compiled", noted)
-    monkeypatch.setattr("glimpse.server.cores.available", lambda: 4)
+    monkeypatch.setattr("glimpse.server.machine.cores.available", lambda: 4)
     runtime = OpenVINORuntime(graph, "float32")
     runtime.use_streams(streams)
     expected = runtime.alone(pixels[:2])[PROBABILITIES]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.server.control_channel import ControlChannel
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.processes.control_channel import ControlChannel
 from glimpse.server.repository import served_workers
 from glimpse.server.repository.served import ServedModels
 from tests.server.repositories import add

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from glimpse.server import settings, startup
+from glimpse.server import settings
+from glimpse.server.processes import startup
 from glimpse.server.settings import division, problems
 from glimpse.server.settings import help as help_page
 

@@ -100,7 +100,8 @@ def test_choosing_it_leaves_keras_alone(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_simulated_model_is_loaded_without_a_framework() -> None:
     load = (
-        "import sys; from glimpse.server.loading import load_configured; from glimpse.server.metrics import Metrics; "
+        "import sys; from glimpse.server.loading.loading import load_configured; "
+        "from glimpse.server.metrics.metrics import Metrics; "
         "from glimpse.server.settings import load; "
         "load_configured(load(['--runtime=simulated', '--weights=cifar10']), Metrics().of).close(); "
         "print(sorted({'keras', 'tensorflow', 'openvino', 'jax', 'torch'} & set(sys.modules)))"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glimpse.server.stages import STAGES, ModelStages
+from glimpse.server.metrics.stages import STAGES, ModelStages
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import RunningServer

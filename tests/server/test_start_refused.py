@@ -21,9 +21,10 @@ import safetensors.numpy
 import structlog
 
 from glimpse.models import bundle as bundles
-from glimpse.models import digests
+from glimpse.models.files import digests
 from glimpse.server.app import Server
 from glimpse.server.loaded_model import LoadedModel
+from glimpse.server.processes.startup import GoldenError, MemoryShortError, ModelLoadError
 from glimpse.server.runtime import builder, memory_budget
 from glimpse.server.runtime.agreement import Agreement
 from glimpse.server.runtime.builder import BuiltRuntime
@@ -31,7 +32,6 @@ from glimpse.server.runtime.importing import ImportedModel
 from glimpse.server.runtime.tensorflow import TensorFlowRuntime
 from glimpse.server.runtimes import PRECISIONS
 from glimpse.server.settings import Settings
-from glimpse.server.startup import GoldenError, MemoryShortError, ModelLoadError
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the runtimes build on TensorFlow")
 

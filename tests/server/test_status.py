@@ -6,8 +6,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from glimpse.server import errors, status
+from glimpse.server import errors
 from glimpse.server.errors import InvalidRequestError, OverloadedError, Reason
+from glimpse.server.grpc import status
 
 
 def unpacked(error: errors.ServiceError) -> tuple[status_pb2.Status, dict[str, str | bytes]]:

@@ -219,7 +219,7 @@ def test_what_was_told_to_stop_before_it_was_prepared_says_so_by_its_exit_code(
 def test_what_a_library_began_and_waits_for_ends_with_the_process() -> None:
     script = (
         "import os, subprocess, sys\n"
-        "from glimpse.server import stopping\n"
+        "from glimpse.server.processes import stopping\n"
         "other = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
         "print(other.pid, flush=True)\n"
         "stopping.end_children()\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.server.control_channel import Message
+from glimpse.server.processes.control_channel import Message
 from glimpse.server.supervisor.child import Child, metrics_in
 from tests.server.threadless import without_threads
 

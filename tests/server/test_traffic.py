@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from glimpse.models.decoding.cost import Cost
-from glimpse.server import explanations
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.call_metadata import read_metadata
 from glimpse.server.admission import Admission, Permits
+from glimpse.server.answers import explanations
+from glimpse.server.answers.occlusion import COPIES
 from glimpse.server.domain import Caller, ClassifyRequest, Explain, ModelSelector
 from glimpse.server.errors import (
     DeadlineExceededError,
@@ -25,7 +26,6 @@ from glimpse.server.errors import (
     Reason,
 )
 from glimpse.server.fair_queue import Lane
-from glimpse.server.occlusion import COPIES
 from glimpse.server.repository.rollout import Kind, Terms
 from glimpse.server.service import Service
 from tests.server.traffic_scene import CALLER, LONG, PHOTO, Scene, run

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from glimpse.server.stages import STAGES
+from glimpse.server.metrics.stages import STAGES
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.server.conftest import TIMEOUT

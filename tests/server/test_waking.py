@@ -16,9 +16,9 @@ from glimpse.server.errors import (
     OverloadedError,
     Reason,
 )
+from glimpse.server.processes.startup import ModelLoadError
 from glimpse.server.progress import Progress, untold
 from glimpse.server.repository import waking
-from glimpse.server.startup import ModelLoadError
 from tests.server.sleeping_scene import LONG, MAY_SLEEP, models, run, sleepy, until
 
 pytestmark = pytest.mark.usefixtures("settled")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from glimpse.server.errors import DeadlineExceededError, FailedPreconditionError, OverloadedError, Reason
+from glimpse.server.processes.startup import ModelLoadError
 from glimpse.server.repository import waking
-from glimpse.server.startup import ModelLoadError
 from tests.server.sleeping_scene import MAY_SLEEP, models, until
 from tests.server.sleeping_workers_scene import LONG, Worker, both, run
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from glimpse.server.processes.startup import MemoryShortError, StartupError
 from glimpse.server.runtime.memory_budget import MemoryBudget
 from glimpse.server.settings import Settings
-from glimpse.server.startup import MemoryShortError, StartupError
 from glimpse.server.supervisor import plan
 from glimpse.server.supervisor.backoff import Backoff
 from glimpse.server.supervisor.plan import Plan

@@ -33,7 +33,7 @@ from glimpse.server.domain import (
 )
 from glimpse.server.fair_queue import Lane
 from glimpse.server.loaded_model import LoadedModel
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.registry import ModelRegistry
 from glimpse.server.repository.copies import Copies
 from glimpse.server.repository.rollout import Kind, Rollout, Rollouts, Terms

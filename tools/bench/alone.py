@@ -22,9 +22,9 @@ from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server import domain
 from glimpse.server.app import Server
 from glimpse.server.batching.batcher import Batcher
-from glimpse.server.load_options import LoadOptions, model_source
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions, model_source
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.settings import Settings
 from tools.bench import machine, photos
 from tools.bench.worker import serve

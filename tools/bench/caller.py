@@ -21,7 +21,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from glimpse.server import event_loops, grpc_wakeups
+from glimpse.server.grpc import wakeups
+from glimpse.server.processes import event_loops
 from glimpse.v1 import classifier_pb2 as pb
 from tools.bench import driving, loads, machine, photos
 from tools.bench.worker import serve
@@ -97,7 +98,7 @@ class Caller:
     def _loop_channels(self) -> tuple[asyncio.Runner, list[grpc.aio.Channel]]:
         """The same for calls on an event loop, which they belong to."""
         if self._runner is None:
-            grpc_wakeups.wake_once()
+            wakeups.wake_once()
             self._runner = asyncio.Runner(loop_factory=event_loops.factory())
         if not self._on_loop:
             self._on_loop = self._runner.run(_open(self._target, self._connections))

@@ -32,22 +32,18 @@ _METHOD = "/glimpse.v1.ImageClassifier/Classify"
 _PARTS = {
     "server/access": "call",
     "server/calls": "call",
-    "server/grpc_call": "call",
-    "server/guard": "call",
-    "server/handlers": "call",
-    "server/interceptors": "call",
-    "server/servicer": "messages",
-    "server/message_fields": "messages",
+    "server/floods": "call",
+    "server/grpc/call": "call",
+    "server/grpc/handlers": "call",
+    "server/grpc/interceptors": "call",
+    "server/grpc": "messages",
+    "server/messages": "messages",
     "server/decoding": "pixels",
     "server/together": "hand over",
     "server/batching": "hand over",
     "server/fair_queue": "hand over",
-    "server/postprocessing": "answer",
-    "server/stages": "metrics",
+    "server/answers": "answer",
     "server/metrics": "metrics",
-    "server/rpc_metrics": "metrics",
-    "server/loop_metrics": "metrics",
-    "server/model_statistics": "metrics",
     "server": "request",
     "models": "pixels",
 }
@@ -175,8 +171,10 @@ def child(images: int) -> None:
     """Count the checkout that is imported here, and print what `counted` returns."""
     import numpy as np
 
-    from glimpse.server import app, interceptors, loading, logs, settings
+    from glimpse.server import app, logs, settings
     from glimpse.server.batching.waiting import Answer
+    from glimpse.server.grpc import interceptors
+    from glimpse.server.loading import loading
     from glimpse.v1 import classifier_pb2 as pb
     from glimpse.v1 import classifier_pb2_grpc
 

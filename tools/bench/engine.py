@@ -28,11 +28,11 @@ import numpy as np
 
 from glimpse.models.child_environment import child_environment
 from glimpse.server import settings
-from glimpse.server.control_channel import ControlChannel, memory_file, read_memory_file
 from glimpse.server.engine import records
 from glimpse.server.engine.arena import Arena
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.fair_queue import Lane
+from glimpse.server.processes.control_channel import ControlChannel, memory_file, read_memory_file
 from glimpse.server.settings import Settings
 from tools.bench import machine, path
 from tools.bench.networks import FOLDER

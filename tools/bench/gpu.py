@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from glimpse.server import gpus
+from glimpse.server.machine import gpus
 from tools.bench import gpu_table, machine
 from tools.bench.networks import NETWORKS
 from tools.bench.path import Usage

@@ -24,7 +24,7 @@ from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.models.train import files
 from glimpse.models.train.reading import network_input
-from glimpse.server import cores
+from glimpse.server.machine import cores
 from glimpse.server.runtime import conversion, quantisation, stream_turns
 from glimpse.server.runtime.openvino import OpenVINORuntime
 from glimpse.server.runtime.openvino_graphs import compiled

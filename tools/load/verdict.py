@@ -10,7 +10,7 @@ from tools.load.report import Report, counts
 
 _FULL = frozenset({"QUEUE_FULL", "SHARE_FULL"})
 # By gRPC, beyond what the event loop can even refuse (server/ports.py), and by the flood guard, which closes the
-# connections of an address that has used up its allowance while the server is overloaded (server/guard.py).
+# connections of an address that has used up its allowance while the server is overloaded (server/floods/guard.py).
 _FLOODED = frozenset({"CANCELLED", "UNAVAILABLE"})
 _LATE = frozenset({"DEADLINE_EXCEEDED"})
 _GROWN = 1.05  # last third of the overload against the middle one

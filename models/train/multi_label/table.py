@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import bundle, texts
+from glimpse.models import bundle
+from glimpse.models.files import texts
 from glimpse.models.labels import ClassLabel, some
 from glimpse.models.train.files import composed
 

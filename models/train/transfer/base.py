@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glimpse.models import beside, digests, published, random_weights, sources, whole_models
+from glimpse.models import beside, published, random_weights, sources, whole_models
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import Bundle
 from glimpse.models.catalogue import architectures, find
+from glimpse.models.files import digests
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import Architecture
 from glimpse.models.suggestions import did_you_mean

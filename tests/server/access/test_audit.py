@@ -14,7 +14,7 @@ import structlog
 
 from glimpse.server.access.audit import Audit
 from glimpse.server.access.call_context import CallContext
-from glimpse.server.startup import StartupError
+from glimpse.server.processes.startup import StartupError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.server.access.inside import IN, Inside, bearer, channel, classify, entry, healthy, until

@@ -17,10 +17,10 @@ from queue import SimpleQueue
 import grpc
 import pytest
 
-from glimpse.server import connections
 from glimpse.server.access.certificates import Certificates
 from glimpse.server.access.certified import CertifiedConnections
 from glimpse.server.domain import Classification
+from glimpse.server.sockets import connections
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.server.access.authority import Authority, Pair

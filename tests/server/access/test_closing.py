@@ -8,9 +8,9 @@ from collections.abc import Collection
 
 import pytest
 
-from glimpse.server import connections
 from glimpse.server.access.closing import Closing
-from glimpse.server.connections import Endpoint
+from glimpse.server.sockets import connections
+from glimpse.server.sockets.connections import Endpoint
 
 
 def test_a_connection_that_cannot_be_closed_now_is_closed_later(monkeypatch: pytest.MonkeyPatch) -> None:

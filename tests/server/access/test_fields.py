@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimpse.server import servicer
 from glimpse.server.errors import InvalidRequestError, Reason
-from glimpse.server.message_fields import EACH_IMAGE, LEAST, Fields, bounded, exceeds
+from glimpse.server.grpc import servicer
+from glimpse.server.grpc.message_fields import EACH_IMAGE, LEAST, Fields, bounded, exceeds
 from glimpse.server.open_inference import open_inference_pb2
 from glimpse.v1 import classifier_pb2 as pb
 from tests.server.access.inside import Inside, channel, told

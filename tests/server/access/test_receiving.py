@@ -12,7 +12,7 @@ import pytest
 from glimpse.server.access.receiving import Receiving
 from glimpse.server.access.uploads import Uploads
 from glimpse.server.errors import DeadlineExceededError, OverloadedError, Reason
-from glimpse.server.memory import Memory
+from glimpse.server.machine.memory import Memory
 from tests.server.access.test_uploads import Time, runs, turns
 
 MB = 1 << 20

@@ -11,8 +11,8 @@ from glimpse.server import settings
 from glimpse.server.access.control import AccessControl
 from glimpse.server.access.rates import Allowance, Rates
 from glimpse.server.access.shared_rates import SharedRates, relayed
-from glimpse.server.control_channel import ControlChannel
 from glimpse.server.errors import OverloadedError
+from glimpse.server.processes.control_channel import ControlChannel
 
 TICK = 0.05  # seconds; an exchange is every second one
 

@@ -11,7 +11,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from glimpse.server.startup import PortTakenError
+from glimpse.server.processes.startup import PortTakenError
 from tests.server.access.authority import Authority
 from tests.server.access.inside import IN, Inside, channel, classify, entry, healthy
 from tests.server.conftest import TIMEOUT

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from glimpse.server.access.certificates import Certificates
-from glimpse.server.grpc_tls import peer_certificate
-from glimpse.server.startup import CredentialsError
+from glimpse.server.grpc.tls import peer_certificate
+from glimpse.server.processes.startup import CredentialsError
 from tests.server.access.authority import Authority, Pair
 from tests.server.access.inside import IN, Inside, channel, classify, until
 

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from glimpse.server.access.rates import Allowance
 from glimpse.server.access.tokens import Holder, Tokens, main
 from glimpse.server.errors import Reason, UnauthenticatedError
-from glimpse.server.startup import CredentialsError
+from glimpse.server.processes.startup import CredentialsError
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1.classifier_pb2_grpc import ImageClassifierStub
 from tests.conftest import ROOT

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimpse.server.decompression import Decompressor, TooLargeError, is_compressed
+from glimpse.server.grpc.decompression import Decompressor, TooLargeError, is_compressed
 from glimpse.v1 import classifier_pb2 as pb
 
 _LARGEST = 1 << 20

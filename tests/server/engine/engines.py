@@ -23,11 +23,11 @@ from glimpse.models.spec import NetworkSummary
 from glimpse.server import settings
 from glimpse.server.batching.batch_queue import Answer
 from glimpse.server.batching.batcher import Batcher
-from glimpse.server.control_channel import ControlChannel, Message, memory_file, read_memory_file
 from glimpse.server.engine.host import Host
 from glimpse.server.engine.late_observer import LateObserver
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.remote_queue import RemoteQueue
+from glimpse.server.processes.control_channel import ControlChannel, Message, memory_file, read_memory_file
 from glimpse.server.settings import Settings
 
 WAIT = 30.0  # seconds until something is called hung

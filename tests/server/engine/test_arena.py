@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from glimpse.server.engine.arena import Arena, Layout, QueueState
-from glimpse.server.startup import MemoryShortError
+from glimpse.server.processes.startup import MemoryShortError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 

@@ -16,13 +16,13 @@ from prometheus_client import Metric
 from glimpse.models.child_environment import child_environment
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.server import settings
-from glimpse.server.control_channel import Message, read_memory_file
 from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.remote_queue import RemoteQueue
 from glimpse.server.errors import UnavailableError
-from glimpse.server.load_options import LoadOptions, model_source
-from glimpse.server.loading import load_model
-from glimpse.server.metrics import Metrics
+from glimpse.server.loading.loading import load_model
+from glimpse.server.loading.options import LoadOptions, model_source
+from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.processes.control_channel import Message, read_memory_file
 from tests.server.engine.engines import WAIT, EngineProcess, plain_settings, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")

@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from glimpse.server import app, penalties
+from glimpse.server import app
+from glimpse.server.floods import penalties
 from glimpse.server.tracing import Tracing
 from tests.server.access.inside import Inside
 from tests.server.http.asking import V1, V2, ask, connected, instances, picture, port_of, post, until_closed

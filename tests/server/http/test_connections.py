@@ -20,7 +20,7 @@ from starlette.responses import Response
 from glimpse.server.http import answers
 from glimpse.server.http import port as http_port_module
 from glimpse.server.http.v2 import V2
-from glimpse.server.startup import PortTakenError
+from glimpse.server.processes.startup import PortTakenError
 from tests.server.access.inside import Inside
 from tests.server.conftest import TIMEOUT
 from tests.server.http.asking import Answer, ask, connected, picture, port_of, until_closed

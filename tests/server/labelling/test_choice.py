@@ -17,7 +17,7 @@ import structlog.testing
 from glimpse.models.decoding.bare import png_of
 from glimpse.models.drift import Bins
 from glimpse.models.labels import ClassLabel
-from glimpse.models.novelty import NoveltyThreshold
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.access.control import AccessControl
@@ -31,7 +31,7 @@ from glimpse.server.labelling.folder import Facts, Limits, SampleFolder
 from glimpse.server.labelling.recent import RecentAnswers
 from glimpse.server.labelling.sampler import Answered, Sampler
 from glimpse.server.labelling.writer import Sample, Writer
-from glimpse.server.metrics import Metrics
+from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.settings import Settings
 
 MODEL = ModelIdentity("m", "1", "sha256:0")

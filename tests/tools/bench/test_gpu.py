@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from glimpse.server import gpus
+from glimpse.server.machine import gpus
 from tests.conftest import ROOT
 from tools.bench import gpu, gpu_table
 

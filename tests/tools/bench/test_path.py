@@ -69,7 +69,7 @@ def test_what_a_thread_does_is_the_file_and_function_that_it_is_in(monkeypatch: 
     assert during("batching/batcher.py") == during("fair_queue.py") == "hand over"
     assert during("decoding/pool.py") == "decode"
     assert during("access/control.py") == "receive"
-    assert during("servicer.py", "to_response") == during("postprocessing.py") == "answer"
+    assert during("grpc/servicer.py", "to_response") == during("answers/postprocessing.py") == "answer"
     assert during("app.py", "_run_once") == "gRPC and event loop"
 
 

@@ -28,7 +28,7 @@ _PARTS = {
     "engine": "hand over",
     "fair_queue.py": "hand over",
     "decoding": "decode",
-    "postprocessing.py": "answer",
+    "answers": "answer",
 }
 _ANSWERS = ("response", "reply", "answer", "result", "prediction")  # in names of functions that make the answer
 

@@ -1,0 +1,1 @@
+"""What the machine gives: cores, memory, GPUs, and the limits of the container."""

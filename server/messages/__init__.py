@@ -1,0 +1,1 @@
+"""Protobuf messages that several transports share: to plain values, and back."""

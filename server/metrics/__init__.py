@@ -1,0 +1,1 @@
+"""What Prometheus is told: `metrics.py` has the service's metrics, and `exposition.py` serves them."""

@@ -1,0 +1,1 @@
+"""What every process of a server needs: to start, to be told to stop, and to leave nothing behind."""
