@@ -177,11 +177,12 @@ class RemoteQueue:
             UnavailableError: expected; the queue is closed, or the engine is being replaced.
             ValueError: you should fix your code; the pixels are not the network's input, or it has no such output.
         """
+        # First, as it changes last: who finds the memory of an engine finds what is known of its model, too.
+        memory = self._memory or self._first_use()
+        self._check_open(memory)
         if pixels.shape != self._shape or pixels.dtype != np.uint8:
             raise ValueError(f"pixels must be uint8 {self._shape}. Received: {pixels.dtype} {pixels.shape}")
         mask = self._masks.get(outputs) or self._mask(outputs)
-        memory = self._memory or self._first_use()
-        self._check_open(memory)
         try:
             slot = memory.free.pop()
         except IndexError:

@@ -8,7 +8,9 @@ import socket
 import sys
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +78,35 @@ def test_an_image_that_comes_as_an_engine_is_replaced_comes_after_the_memory(mon
         await asyncio.to_thread(decoder.join)
         assert await value(sent[0]) == 2
         assert queue.connected
+
+    run(scene)
+
+
+def test_an_image_that_comes_as_another_model_does_is_not_asked_for_other_outputs() -> None:
+    """An output has another number in the other model, and what lies in its place is somebody else's answer."""
+
+    async def scene(bench: Bench) -> None:
+        queue = bench.worker()
+        other = replace(bench.facts, output_shapes={"embedding": (3,), **bench.facts.output_shapes})
+        theirs: list[socket.socket] = []
+
+        class Late(dict[frozenset[str], int]):
+            """Another engine comes after the outputs have been looked up."""
+
+            def get(self, key: frozenset[str], default: Any = None) -> Any:
+                found = super().get(key, default)
+                ours, end = socket.socketpair()
+                theirs.append(end)
+                queue.connect(ours, other)
+                return found
+
+        assert queue._mask(frozenset({"probabilities"}))
+        queue._masks = Late(queue._masks)
+        with pytest.raises(UnavailableError, match="being replaced"):
+            queue.submit(bench.image(1))
+        queue.submit(bench.image(1))
+        for each in theirs:
+            each.close()
 
     run(scene)
 
