@@ -99,6 +99,9 @@ class Host:
         """Serve a worker over this connection, which belongs to the host from now on. For any thread."""
         connected.settimeout(0.0)
         self._coming.append(connected)
+        if self._closed:  # perhaps nobody looks any more
+            with self._reading:
+                self._send_away()
         self.wake()
 
     def stuck(self, *, stuck: bool) -> None:
@@ -198,6 +201,7 @@ class Host:
             with self._reading:
                 for connection in list(self._connections.values()):
                     self._drop(connection)
+                self._send_away()
                 self._epoll.close()
                 self._wake_read.close()
                 self._wake_write.close()
@@ -253,6 +257,11 @@ class Host:
                 self._drop(connection)
             else:
                 self._epoll.modify(connection.socket, connection.events)
+
+    def _send_away(self) -> None:
+        """With the lock: end the connections of workers that have come and are not served."""
+        while self._coming:
+            self._coming.pop().close()
 
     def _drop(self, connection: Connection) -> None:
         file = connection.socket.fileno()

@@ -106,6 +106,21 @@ def test_a_device_that_has_been_idle_computes_the_next_image_at_once() -> None:
     run(scene)
 
 
+def test_a_worker_that_comes_to_a_closed_host_is_sent_away() -> None:
+    """Else it would take itself for connected, and wait."""
+
+    async def scene(bench: Bench) -> None:
+        await asyncio.to_thread(bench.host.close)
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.settimeout(WAIT)
+            bench.host.add(theirs)
+            assert theirs.fileno() == -1
+            assert ours.recv(1) == b""
+
+    run(scene)
+
+
 def test_a_worker_that_goes_during_its_batch_costs_the_others_nothing() -> None:
     async def scene(bench: Bench) -> None:
         gone, stays = bench.worker(), bench.worker()
