@@ -51,7 +51,7 @@ class Codec(Protocol[Received_contra, Asked, Sent_co]):
         """
         ...
 
-    def answer(self, request_id: str, request: Asked, answer: Classification, call: CallContext) -> Sent_co:
+    async def answer(self, request_id: str, request: Asked, answer: Classification, call: CallContext) -> Sent_co:
         """The message with the answer to what `request` returned.
 
         Raises:
@@ -169,7 +169,7 @@ class ClassifyStream(Generic[Received, Asked, Sent]):
                     raise _duplicate(request_id)  # noqa: TRY301 - one place answers
                 request = self._codec.request(message, part)
                 answer = await self._service.classify(request, part, self._caller, bulk=True)
-                response = self._codec.answer(request_id, request, answer, part)
+                response = await self._codec.answer(request_id, request, answer, part)
             except Exception as error:  # noqa: BLE001 - its defect must not cost the other requests their answers
                 if isinstance(error, ServiceError):
                     told = error

@@ -30,6 +30,7 @@ from glimpse.server.decoding.pool import DecodePool, DecodeTask
 from glimpse.server.decoding.prepare import is_prepared
 from glimpse.server.decoding.where import Decoding
 from glimpse.server.domain import (
+    AT_ONCE,
     Arrival,
     Caller,
     Classification,
@@ -147,7 +148,7 @@ class Pipeline:
                     for flight in flights:
                         self._abandon(flight, work)
                     raise
-                results = tuple([self._result(flight, work) for flight in flights])
+                results = await self._results(flights, work)
                 if work.novelty is not None:
                     results = told_novelty(
                         results,
@@ -251,6 +252,21 @@ class Pipeline:
         timing.decode, timing.pre_stem = ready - begun - prepared.pre_stem_seconds, prepared.pre_stem_seconds
         work.metrics.prepared(timing, fitted=True)
         return prepared.pixels, ready
+
+    async def _results(self, flights: Sequence[_Flight], work: Job) -> tuple[ImageResult, ...]:
+        """What became of the images; between many of them with many classes each, others have the event loop."""
+        if not work.ranked or len(flights) * work.top_k <= AT_ONCE:
+            return tuple([self._result(flight, work) for flight in flights])
+        results: list[ImageResult] = []
+        try:
+            for flight in flights:
+                results.append(self._result(flight, work))
+                await asyncio.sleep(0)
+        except BaseException as error:
+            refused = len([None for result in results if result.error is not None])
+            work.metrics.image(_end(error, work.caller), len(flights) - refused)
+            raise
+        return tuple(results)
 
     def _result(self, flight: _Flight, work: Job) -> ImageResult:
         timing = flight.timing

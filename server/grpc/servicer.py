@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):
         call = current_call.get()
         asked = self._codec.asked(request, call)
         answer = await self._service.classify(asked, call, caller_of(call, context))
-        return self._codec.replied(asked, answer, call)
+        return await self._codec.replied(asked, answer, call)
 
     async def DescribeModel(  # noqa: N802 - the contract's name
         self,
@@ -119,11 +120,19 @@ class _Codec:
         self._service.check_size(call, request.model.name, len(request.images))
         return _request(request, tuple([_image(image) for image in request.images]))
 
-    def replied(
+    async def replied(
         self, asked: Asked, answer: Classification, call: CallContext, *, stream_id: str = ""
     ) -> pb.ClassifyResponse:
         """The reply to a request; `stream_id` is its id where it came on a stream."""
-        response = _response(answer, half=asked.half)
+        response = pb.ClassifyResponse(model=_identity(answer.model))
+        if answer.request_id:
+            response.request_id = answer.request_id
+        many = len(answer.results) > 1 and sum([len(each.predictions) for each in answer.results]) > domain.AT_ONCE
+        for result in answer.results:
+            # Filled in where it is to be, for a message that is made apart would be copied there.
+            _add_result(response.results.add(), result, half=asked.half)
+            if many:
+                await asyncio.sleep(0)
         # What this took is part of the last stage, which the reply tells, too.
         self._service.replied(answer, call, stream_id=stream_id)
         for sent, result in zip(response.results, answer.results, strict=True):
@@ -136,14 +145,14 @@ class _Codec:
     def request(self, message: pb.ClassifyStreamRequest | PixelStreamRequest, call: CallContext) -> Asked:
         return self.asked(message.request, call)
 
-    def answer(
+    async def answer(
         self,
         request_id: str,
         request: Asked,
         answer: Classification,
         call: CallContext,
     ) -> pb.ClassifyStreamResponse:
-        response = self.replied(request, answer, call, stream_id=request_id)
+        response = await self.replied(request, answer, call, stream_id=request_id)
         return pb.ClassifyStreamResponse(id=request_id, response=response)
 
     def refusal(self, request_id: str, error: ServiceError) -> pb.ClassifyStreamResponse:
@@ -195,23 +204,6 @@ def _image(image: pb.Image) -> domain.Image:
     return domain.EncodedImage(image.encoded)
 
 
-def _response(answer: Classification, *, half: bool) -> pb.ClassifyResponse:
-    """The reply; each message is filled in where it is to be, for one that is made apart would be copied there."""
-    response = pb.ClassifyResponse(model=_identity(answer.model))
-    for result in answer.results:
-        sent = response.results.add()
-        _add_result(sent, result)
-        if result.outputs:
-            _add_outputs(sent, result, half=half)
-        if result.outside is not None:
-            sent.probability_outside = result.outside
-        if result.explanation is not None:
-            _add_explanation(sent, result.explanation)
-    if answer.request_id:
-        response.request_id = answer.request_id
-    return response
-
-
 @functools.lru_cache(64)
 def _identity(model: domain.ModelIdentity) -> pb.ModelIdentity:
     """To be copied, not changed."""
@@ -231,7 +223,8 @@ def _add_outputs(sent: pb.ImageResult, result: ImageResult, *, half: bool) -> No
         sent.embedding.extend(embedding.tolist())
 
 
-def _add_result(sent: pb.ImageResult, result: ImageResult) -> None:
+def _add_result(sent: pb.ImageResult, result: ImageResult, *, half: bool) -> None:
+    """Fill in what became of an image; `half`: its embedding in 16 bits."""
     timing = result.timing
     for prediction in result.predictions:
         added = sent.predictions.add()
@@ -251,6 +244,12 @@ def _add_result(sent: pb.ImageResult, result: ImageResult) -> None:
     if (novelty := result.novelty) is not None:
         sent.novelty.score, sent.novelty.threshold = novelty.score, novelty.threshold
         sent.novelty.known = novelty.known
+    if result.outputs:
+        _add_outputs(sent, result, half=half)
+    if result.outside is not None:
+        sent.probability_outside = result.outside
+    if result.explanation is not None:
+        _add_explanation(sent, result.explanation)
 
 
 def _add_explanation(sent: pb.ImageResult, found: Explanation) -> None:

@@ -118,7 +118,7 @@ class V2:
         request = inference.asked(given, self._service, call)
         del given
         answer = await self._service.classify(request, call, asked.caller)
-        response = inference.answered(request, answer, self._service, call)
+        response = await inference.answered(request, answer, self._service, call)
         self._service.replied(answer, call)
         return await _response(response, wants_binary)
 

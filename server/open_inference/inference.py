@@ -6,6 +6,7 @@ error becomes that of the whole request.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.outputs import EMBEDDING, PROBABILITIES
 from glimpse.server.access.call_context import CallContext
-from glimpse.server.domain import Classification, ClassifyRequest, Image, ImageResult, ModelSelector
+from glimpse.server.domain import AT_ONCE, Classification, ClassifyRequest, Image, ImageResult, ModelSelector
 from glimpse.server.errors import InvalidRequestError, Reason, shown
 from glimpse.server.open_inference import faces, parameters, tensors
 from glimpse.server.open_inference.faces import BYTES, FP32, Face
@@ -79,7 +80,7 @@ def asked(request: InferRequest, service: Service, call: CallContext) -> Asked:
     )
 
 
-def answered(request: Asked, answer: Classification, service: Service, call: CallContext) -> InferResponse:
+async def answered(request: Asked, answer: Classification, service: Service, call: CallContext) -> InferResponse:
     """The response to a request.
 
     Raises:
@@ -91,7 +92,8 @@ def answered(request: Asked, answer: Classification, service: Service, call: Cal
             service.failed(answer, call)
             raise result.error.of_request(f"inputs[0][{number}]", number, len(results))
     outputs = [
-        _output(each, [result.outputs[each.name] for result in results], request, answer) for each in request.wanted
+        await _output(each, [result.outputs[each.name] for result in results], request, answer)
+        for each in request.wanted
     ]
     if request.novelty:
         outputs.append(_novelty(results))
@@ -147,12 +149,19 @@ def _images(request: InferRequest, face: Face, check_number: Callable[[int], obj
     return (tensors.pictures if face.pixels else tensors.photos)(tensor, number)
 
 
-def _output(wanted: _Wanted, rows: list[NDArray[np.float32]], request: Asked, answer: Classification) -> OutputTensor:
+async def _output(
+    wanted: _Wanted, rows: list[NDArray[np.float32]], request: Asked, answer: Classification
+) -> OutputTensor:
+    """An output of all images; where it is many texts, others have the event loop after each image."""
     least = request.min_probability if wanted.name == PROBABILITIES else 0.0
     if wanted.classes:
         k = min(wanted.classes, len(answer.labels))
         bound = {"least": least} if least else {}
-        texts = [text for row in rows for text in tensors.told(row, answer.labels, k, **bound)]
+        texts: list[bytes] = []
+        for row in rows:
+            texts += tensors.told(row, answer.labels, k, **bound)
+            if k * len(rows) > AT_ONCE:
+                await asyncio.sleep(0)
         return OutputTensor(wanted.name, BYTES, (len(rows), k), tensors.joined(texts))
     if least:
         rows = [np.where(row >= least, row, np.float32(0)) for row in rows]

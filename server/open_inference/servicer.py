@@ -116,7 +116,7 @@ class OpenInference:
         call = current_call.get()
         asked = self._codec.request(request, call)
         answer = await self._service.classify(asked, call, caller_of(call, context))
-        return self._codec.response(asked, answer, call)
+        return await self._codec.response(asked, answer, call)
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:  # noqa: N802
         """Classify without end: read while there is room, answer in the order of the requests."""
@@ -141,17 +141,18 @@ class _Codec:
     def request(self, message: pb.ModelInferRequest, call: CallContext) -> Asked:
         return inference.asked(_plain(message), self._service, call)
 
-    def response(
+    async def response(
         self, request: Asked, answer: Classification, call: CallContext, *, stream_id: str = ""
     ) -> pb.ModelInferResponse:
-        response = _message(inference.answered(request, answer, self._service, call))
+        response = _message(await inference.answered(request, answer, self._service, call))
         self._service.replied(answer, call, stream_id=stream_id)
         return response
 
-    def answer(
+    async def answer(
         self, request_id: str, request: Asked, answer: Classification, call: CallContext
     ) -> pb.ModelStreamInferResponse:
-        return pb.ModelStreamInferResponse(infer_response=self.response(request, answer, call, stream_id=request_id))
+        response = await self.response(request, answer, call, stream_id=request_id)
+        return pb.ModelStreamInferResponse(infer_response=response)
 
     def refusal(self, request_id: str, error: ServiceError) -> pb.ModelStreamInferResponse:
         response = pb.ModelStreamInferResponse(error_message=error.message)

@@ -157,3 +157,42 @@ def test_an_image_that_cannot_be_explained_was_not_classified(
         for each in ("classified", "refused", outcome)
     }
     assert found == {"classified": 1, "refused": 1, outcome: 1}
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_each_image_of_a_large_request_ends_once(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, *, cancelled: bool
+) -> None:
+    """Also where its caller leaves between two images."""
+    metrics, make = Metrics(), Pipeline._result
+
+    def leaving(*arguments: Any) -> ImageResult:
+        task = asyncio.current_task()
+        if cancelled and task is not None:
+            task.cancel()
+        return make(*arguments)
+
+    async def classify() -> int:
+        registry = ModelRegistry()
+        registry.put(model)
+        decoders, settings = DecodePool(1, expensive=1, spare=0), Settings()  # type: ignore[call-arg]
+        admission = Admission(Permits(64, 1 << 30, 1 << 30), streams=1, retry_after=lambda *_: 0.0)
+        checks = RequestChecks(registry, decoders, metrics, max_images=8, geometries=frozenset())
+        pipeline = Pipeline(admission, decoders, decoding_of(settings), metrics, checks)
+        height, width, channels = model.bundle.input_shape
+        image = RawImage(height, width, bytes(height * width * channels))
+        try:
+            return len((await pipeline.classify(ClassifyRequest((image,) * 3), Caller(NO_LANE))).results)
+        except asyncio.CancelledError:
+            return 0
+        finally:
+            decoders.close()
+
+    monkeypatch.setattr("glimpse.server.pipeline.AT_ONCE", 0)
+    monkeypatch.setattr(Pipeline, "_result", leaving)
+    assert asyncio.run(classify()) == (0 if cancelled else 3)
+    samples = (sample for metric in metrics.registry.collect() for sample in metric.samples)
+    counted = {each.labels["outcome"]: each.value for each in samples if each.name == "glimpse_images_total"}
+    assert {outcome: value for outcome, value in counted.items() if value} == {
+        "cancelled" if cancelled else "classified": 3
+    }

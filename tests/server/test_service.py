@@ -95,7 +95,7 @@ class Tuples:
         call.images = 1
         return ClassifyRequest((message[1],))
 
-    def answer(
+    async def answer(
         self, request_id: str, request: ClassifyRequest, answer: Classification, call: CallContext
     ) -> tuple[str, int | Reason]:
         assert call.model == answer.model.name
