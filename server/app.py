@@ -66,7 +66,10 @@ class Server:
         `worker`: None for a server of one process, which loads its model itself.
         """
         self._settings = settings
-        self._metrics = Metrics(drift=Drift(window=settings.drift_window_seconds, on=settings.drift))
+        self._metrics = Metrics(
+            drift=Drift(window=settings.drift_window_seconds, on=settings.drift),
+            labelling=settings.samples is not None or bool(settings.feedback),
+        )
         self._registry = ModelRegistry(settings.model_aliases)
         self._rollouts = Rollouts(self._metrics.rollouts, decides=worker is None)
         capacity = Permits(settings.max_images_in_flight, settings.max_bytes_in_flight, settings.work_in_flight)

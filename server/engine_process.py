@@ -70,7 +70,7 @@ class _Engine:
 
     def __init__(self, channel: ControlChannel) -> None:
         self._channel = channel
-        self._metrics = Metrics()
+        self._metrics = Metrics(labelling=False)  # workers keep samples and take feedback
         self._observer = LateObserver()
         self._host: Host | None = None
         self._life: threading.Thread | None = None  # of a repository of models

@@ -68,10 +68,15 @@ def _registry() -> CollectorRegistry:
 class Metrics:
     """All instruments on one registry, so that two servers in a process do not share their numbers."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, drift: Drift | None = None) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, drift: Drift | None = None, *, labelling: bool = True
+    ) -> None:
         """Make the instruments; every known label value is there from the start, at 0.
 
-        `clock`: seconds, monotonic. `drift`: what is seen of images and answers; None: nothing is counted of them.
+        Args:
+            clock: seconds, monotonic.
+            drift: what is seen of images and answers; None: nothing is counted of them.
+            labelling: whether samples are kept or feedback is taken; else nothing is told of them.
         """
         self.registry = registry = _registry()
         self.rpcs = Rpcs(_SECONDS, registry)
@@ -159,7 +164,7 @@ class Metrics:
         self._ready = merge.ready_gauge(registry)
         self.memory = ModelMemory(registry)
         self.rollouts = RolloutMetrics(registry, _SECONDS)
-        self.labelling = LabellingMetrics(registry)
+        self.labelling = LabellingMetrics(registry if labelling else CollectorRegistry())
         self.drift = Drift(on=False) if drift is None else drift
         registry.register(self.drift)
         # The first refusal of its kind would else make a series that begins at 1, in which no increase can be seen.

@@ -199,6 +199,14 @@ def test_methods_that_nobody_has_called_have_no_series() -> None:
     assert 'grpc_server_handling_seconds_count{grpc_method="Predict"' in text
 
 
+@pytest.mark.parametrize("labelling", [True, False])
+def test_samples_and_feedback_are_told_only_where_there_are_any(*, labelling: bool) -> None:
+    metrics = Metrics(labelling=labelling)
+    metrics.labelling.kept("random")
+    text = prometheus_client.generate_latest(metrics.registry).decode()
+    assert ("glimpse_samples" in text) == ("glimpse_feedback" in text) == labelling
+
+
 def test_images_have_only_the_reasons_that_an_image_can_have() -> None:
     text = prometheus_client.generate_latest(Metrics().registry).decode()
     told = set(re.findall(r'glimpse_images_refused_total\{reason="(\w+)"\}', text))
