@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from glimpse.models import described
 from glimpse.models.novelty import number_texts
 
-MOST_FEATURES: Final = 192  # of 96 channels, whose matrix takes 49 KB of the 64 that a description may have
+MOST_FEATURES: Final = 192  # of 96 channels, whose matrix takes 49 KB of a description
 IMAGES_FOR_EACH: Final = 2  # images for each feature that a distance is fitted on, at the least
 _LONGEST_NAME = 200  # of a layer
 _WHAT = "the distance of novelty"

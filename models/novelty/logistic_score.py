@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from glimpse.models import described
 from glimpse.models.novelty import number_texts
 
-MOST_FEATURES: Final = 2048  # of an embedding: 11 KB of the 64 that a description may have
+MOST_FEATURES: Final = 2048  # of an embedding: 11 KB of a description
 FEWEST: Final = 10  # images of a kind, known ones and foreign ones, at the least
 # On half the squared weights, for each feature, beside a mean loss. Chosen by foreign sets that were left out in turn,
 # with the shipped model: with less, known photographs of other cameras become unknown; with more, drawings pass.
