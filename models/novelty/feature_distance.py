@@ -21,8 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import described
-from glimpse.models.novelty import number_texts
+from glimpse.models.novelty import described, number_texts
 
 MOST_FEATURES: Final = 192  # of 96 channels, whose matrix takes 49 KB of a description
 IMAGES_FOR_EACH: Final = 2  # images for each feature that a distance is fitted on, at the least

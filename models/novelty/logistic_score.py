@@ -20,8 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import described
-from glimpse.models.novelty import number_texts
+from glimpse.models.novelty import described, number_texts
 
 MOST_FEATURES: Final = 2048  # of an embedding: 11 KB of a description
 FEWEST: Final = 10  # images of a kind, known ones and foreign ones, at the least

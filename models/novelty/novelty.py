@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models import described
+from glimpse.models.novelty import described
 from glimpse.models.novelty.feature_distance import FeatureDistance
 from glimpse.models.novelty.logistic_score import LogisticScore
 from glimpse.models.outputs import EMBEDDING, FEATURE_STATISTICS, LOGITS
