@@ -62,5 +62,6 @@ class Plan:
             parts.append(f"streams with a window of {self.window}")
         if self.bad:
             parts.append(f"{self.bad:.0%} broken on purpose")
-        parts.append(f"{self.requests:,} requests" if self.requests else f"{self.duration:g} s")
+        requests = f"{self.requests:,} {'request' if self.requests == 1 else 'requests'}"
+        parts.append(requests if self.requests else f"{self.duration:g} s")
         return ", ".join(parts)

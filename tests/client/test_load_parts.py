@@ -343,3 +343,8 @@ def test_times_have_three_digits(seconds: float | None, said: str) -> None:
 @pytest.mark.parametrize(("largest", "end"), [(0, 1), (0.003, 0.004), (0.4, 0.4), (7, 8), (99, 100), (1001, 2000)])
 def test_an_axis_ends_at_a_round_number(largest: float, end: float) -> None:
     assert plots.top([largest]) == pytest.approx(end)
+
+
+@pytest.mark.parametrize(("requests", "said"), [(1, "1 caller, 1 request"), (2, "1 caller, 2 requests")])
+def test_a_plan_says_how_many_requests_it_sends(requests: int, said: str) -> None:
+    assert Plan(requests=requests).said() == said
