@@ -165,7 +165,8 @@ define progress
 endef
 
 define install
-	@echo "Installing the packages of locks/$(1).txt into $(VENV). With TensorFlow, this takes minutes the first time."
+	@echo "Installing the packages of locks/$(1).txt into $(VENV)." \
+	  "$(if $(filter client,$(1)),,With TensorFlow, this takes minutes the first time.)"
 	@$(call progress,$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r locks/$(1).txt)
 	@$(BIN)/python -m pip install $(PIP) --no-deps --no-build-isolation $(2)
 endef

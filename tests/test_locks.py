@@ -31,7 +31,9 @@ def test_training_needs_no_tools_of_development() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize(("target", "lock"), [("train", "train"), ("evaluate", "server"), ("serve", "server")])
+@pytest.mark.parametrize(
+    ("target", "lock"), [("client", "client"), ("train", "train"), ("evaluate", "server"), ("serve", "server")]
+)
 def test_make_installs_the_smallest_set_that_does(target: str, lock: str, tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "src", "locks"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -39,3 +41,4 @@ def test_make_installs_the_smallest_set_that_does(target: str, lock: str, tmp_pa
         [str(shutil.which("make")), "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert re.findall(r"-r locks/(\w+)\.txt", ended.stdout) == [lock]
+    assert ("With TensorFlow" in ended.stdout) == (lock != "client"), "it says what takes minutes"
