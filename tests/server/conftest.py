@@ -57,14 +57,14 @@ _OF_MODEL = re.compile(r'(?:model|version)="[^"]*",?')
 
 
 def metrics_of(server: RunningServer) -> dict[str, float]:
-    """A server's metrics: ``name{label="value"}`` -> value; and without the labels model and version, their sums."""
+    """A server's metrics: ``name{label="value"}`` -> value; and for those of models their sums without these labels."""
     with urllib.request.urlopen(server.metrics_url, timeout=TIMEOUT) as response:  # noqa: S310 - our own server
         lines = response.read().decode().splitlines()
     found = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
     sums: dict[str, float] = {}
     for name, value in found.items():
-        if (rest := _OF_MODEL.sub("", name)) != name:
-            rest = rest.replace(",}", "}").replace("{}", "")
+        if 'model="' in name:
+            rest = _OF_MODEL.sub("", name).replace(",}", "}").replace("{}", "")
             sums[rest] = sums.get(rest, 0.0) + value
     return {**sums, **found}
 

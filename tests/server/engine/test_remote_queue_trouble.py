@@ -82,7 +82,7 @@ def test_an_image_that_comes_as_an_engine_is_replaced_comes_after_the_memory(mon
     run(scene)
 
 
-def test_an_image_that_comes_as_another_model_does_is_not_asked_for_other_outputs() -> None:
+def test_an_image_that_comes_as_another_model_does_is_asked_for_its_own_outputs() -> None:
     """An output has another number in the other model, and what lies in its place is somebody else's answer."""
 
     async def scene(bench: Bench) -> None:
