@@ -242,7 +242,7 @@ KINDS: dict[str, Kind] = {
     ),
     "tiny deadline": _kind(4, _hasty, ANSWERED, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED DEADLINE_EXCEEDED"),
     "left by its caller": _kind(4, _left, ANSWERED, "CANCELLED"),
-    "oversized message": _kind(0.5, _oversized, "RESOURCE_EXHAUSTED"),
+    "oversized message": _kind(0.5, _oversized, "INVALID_ARGUMENT MESSAGE_TOO_LARGE"),
     "malformed message": _kind(2, _malformed, "INVALID_ARGUMENT MALFORMED_MESSAGE"),
     "description": _kind(2, _describe),
     "health": _kind(3, _health),

@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from glimpse.client.results import Limits
-from glimpse.client.status import from_rpc_error
+from glimpse.client.status import TOO_LARGE, from_rpc_error
 from glimpse.v1 import classifier_pb2 as pb
 from glimpse.v1 import classifier_pb2_grpc
 from tools.load.pictures import Picture, Pictures
@@ -70,7 +70,8 @@ class Wire:
         cause = from_rpc_error(error, self.target)
         return Outcome(
             f"{cause.code.name} {cause.reason}".strip(),
-            rejected=(cause.reason,) if cause.reason else (),
+            # gRPC refuses what is too large; the reason is the client's word for it.
+            rejected=(cause.reason,) if cause.reason not in {"", TOO_LARGE} else (),
             unsure=unsure,
             detail=cause.message,
         )
