@@ -14,7 +14,6 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any
 
-import structlog
 from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -27,8 +26,6 @@ from glimpse.server.processes.startup import StartupError
 from glimpse.server.settings import Settings
 from glimpse.server.sockets.addresses import counted_address
 from glimpse.server.sockets.port_reservation import reserve
-
-_log = structlog.get_logger(__name__)
 
 _SWEEP = 1.0  # seconds between two looks at all connections
 _IDLE = 60  # seconds that a connection without requests stays open
