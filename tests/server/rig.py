@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,6 +32,7 @@ from glimpse.server.fair_queue import Lane
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import loading
 from glimpse.server.loading.options import LoadOptions
+from glimpse.server.ports import Bound
 
 LONG = 60.0  # seconds; until something is called hung
 SIZE = 32  # rows and columns of the shipped model's input
@@ -108,12 +109,7 @@ class Rig:
         self._batch_sizes = batch_sizes
         self._stop: Callable[[], object] = lambda: None
         self._ended = threading.Event()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.target = f"127.0.0.1:{port}"
-        self.other_target = f"[::1]:{port}"  # whoever calls here comes from another address, and so is another party
-        own = ["--host=::", f"--port={port}", "--metrics-port=0"]
+        own = ["--host=::", "--port=0", "--metrics-port=0"]
         self.settings = settings.load([*own, *arguments])
         patch.setattr(loading, "load_model", self._load)
         patch.setattr(where, "prepare", self._decode)
@@ -121,6 +117,9 @@ class Rig:
         self._thread.start()
         self.wait_until(lambda: self._ended.is_set() or self.gauge("glimpse_ready") == 1)
         assert not self._ended.is_set(), "the server did not start"
+        port = self._bound.grpc
+        self.target = f"127.0.0.1:{port}"
+        self.other_target = f"[::1]:{port}"  # whoever calls here comes from another address, and so is another party
 
     def close(self) -> None:
         """Let everything go, drain the server and wait for its end."""
@@ -175,9 +174,16 @@ class Rig:
             self.loop = loop = asyncio.get_running_loop()
             self._stop = lambda: loop.call_soon_threadsafe(stop.set)
             self.server = app.Server(self.settings)
-            await self.server.run(stop)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(self.server._ports, "open", partial(self._open, self.server._ports.open))
+                await self.server.run(stop)
         finally:
             self._ended.set()
+
+    async def _open(self, open_ports: Callable[[], Awaitable[Bound]]) -> Bound:
+        """Have the ports opened, and keep which of the free ones they are."""
+        self._bound = await open_ports()
+        return self._bound
 
     def _load(
         self, source: ModelSource, options: LoadOptions, observe: Callable[[str, str], Observer], **_: object

@@ -88,7 +88,7 @@ def test_only_an_oversized_message_may_be_no_message_to_the_server(tally: Tally)
         "glimpse_requests_rejected_total,reason=MALFORMED_MESSAGE": 1.0,
     }
     assert broken(tally, **after) == {"requests were rejected for the reasons that callers were told"}
-    tally.add("oversized message", Outcome("RESOURCE_EXHAUSTED"))
+    tally.add("oversized message", Outcome("INVALID_ARGUMENT MESSAGE_TOO_LARGE"))
     assert broken(tally, **after) == set()
 
 
