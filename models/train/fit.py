@@ -19,7 +19,7 @@ from glimpse.models.files import whole_files
 from glimpse.models.messages import short
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import at_once, logits_model
-from glimpse.models.train import auxiliary, defaults, fused, seeds, watch
+from glimpse.models.train import auxiliary, defaults, fused, grouped, seeds, watch
 from glimpse.models.train.data import Batches, LabelledImages, shares
 from glimpse.models.train.multi_label import loss as label_loss
 from glimpse.models.train.plan import CHECKPOINT, Plan
@@ -245,6 +245,7 @@ def prepare(
     """
     chosen = optimizer(plan, steps)
     fused.fuse(model, chosen.iterations, total=steps * plan.total_epochs)
+    grouped.divide(model)
     model.compile(
         optimizer=chosen,
         loss=loss or SmoothedCrossEntropy(classes, plan.label_smoothing),

@@ -16,6 +16,7 @@ from glimpse.models.prestem import graph
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train.data import Batches, LabelledImages
 from glimpse.models.train.fit import SmoothedCrossEntropy, history
+from glimpse.models.train.grouped import divide
 from glimpse.models.train.multi_label import loss as label_loss
 from glimpse.models.train.transfer.features import Features
 from glimpse.models.train.transfer.network import Network
@@ -142,6 +143,7 @@ def train_thawed(
         stop_after: epochs to train in this call; None: all.
     """
     thaw(network, plan.thaw)
+    divide(network.assembly.model)
     pixels = keras.Input(recipe.pixels_shape, dtype="uint8", name="pixels")
     scores = network.assembly.model(graph.scale(pixels, recipe))
     model = keras.Model(pixels, scores, name="thawed")
