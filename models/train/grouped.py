@@ -1,9 +1,9 @@
 """Grouped convolutions for training on a CPU, as dense ones.
 
-TensorFlow has no gradient of a grouped convolution for CPUs, so that Keras leaves such layers to XLA there, whose gradient
-takes thirty to a hundred times as long. Here the groups of a layer are put together until they have as many channels as
-a convolution computes well, and each such part is a dense convolution whose kernel is zero between its groups. The
-function is the same, but for rounding.
+TensorFlow has no gradient of a grouped convolution for CPUs, so that Keras leaves such layers to XLA there, whose
+gradient takes thirty to a hundred times as long. Here the groups of a layer are put together until they have as many
+channels as a convolution computes well, and each such part is a dense convolution whose kernel is zero between its
+groups. The function is the same, but for rounding.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ class _Dense:
         kernel = keras.ops.convert_to_tensor(kernel)
         channels, filters = int(kernel.shape[2]), int(kernel.shape[3]) // self._groups
         together = self._together(channels)
-        between = np.kron(np.eye(together), np.ones((channels, filters)))
-        mask = tf.constant(between, kernel.dtype)
         parts = self._groups // together
+        # Made for all parts at once: each operation costs time to trace.
+        within = np.tile(np.kron(np.eye(together), np.ones((channels, filters))), parts)
+        dense = tf.tile(kernel, [1, 1, together, 1]) * tf.constant(within, kernel.dtype)
         outputs = [
-            tf.nn.conv2d(part, tf.tile(weights, [1, 1, together, 1]) * mask, self._strides, self._padding)
-            for part, weights in zip(tf.split(inputs, parts, axis=-1), tf.split(kernel, parts, axis=-1), strict=True)
+            tf.nn.conv2d(part, weights, self._strides, self._padding)
+            for part, weights in zip(tf.split(inputs, parts, axis=-1), tf.split(dense, parts, axis=-1), strict=True)
         ]
         return tf.concat(outputs, axis=-1)
 
