@@ -85,7 +85,7 @@ OTHERS = (("resnet34", "handbook"), ("squeezenet1_0", "handbook"), ("googlenet",
 ALL = (*((name, variants[0]) for name, variants in architectures().items()), *OTHERS)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)  # ResNet-152 takes half an hour of a core
 @pytest.mark.parametrize(
     ("architecture", "variant"),
     [
