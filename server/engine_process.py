@@ -5,8 +5,8 @@ process, at once. Linux only. What it is told (`do`), and what it says (`did`):
 
 settings  + [pickled `Settings`], first of all: load the model, or the models of a repository
           -> loading, at the beginning of each step: `step`, for people, and `limited`, see `server.progress`
-          -> loaded + [pickled `ModelFacts`], or failed with `exit`, the code of `startup`, and `detail`, for people;
-             of a repository nothing beside `loaded`, before anything is
+          -> loaded with `model`, see `ModelFacts.told`, + [pickled `ModelFacts`], or failed with `exit`, the code of
+             `startup`, and `detail`, for people; of a repository nothing beside `loaded`, before anything is
 connect   + [stream socket whose other end a worker has], `worker`: its number; after `loaded`
 models    + [socket of a control channel that a worker has, see `repository/told.py`], `worker`: its number; instead of
           `connect` where there is a repository
@@ -181,7 +181,7 @@ class _Engine:
         self._host = Host(model.batcher, facts.layout)
         self._host.start()
         settle()
-        self._say({"did": "loaded"}, pickle.dumps(facts))
+        self._say({"did": "loaded", "model": facts.told}, pickle.dumps(facts))
         self._watch(model, self._host, min(1.0, settings.stuck_seconds / 4))
 
     def _progress(self, step: str, *, limited: bool = True, warms: bool = False) -> None:  # noqa: ARG002 - a `Progress`

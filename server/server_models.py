@@ -101,13 +101,16 @@ class ServerModels:
         await self._settle()
         if not any(self._registry):  # else another engine has told of its model meanwhile
             self._registry.put(model)
-        self._tell_loaded(model)
+            self._tell_loaded(model)
         return True
 
     def replace(self, model: LoadedModel) -> None:
         """Serve another model from now on, which an engine has loaded that replaces another."""
+        before = list(self._registry)
         self._registry.replace(model)
         self._metrics.models.loaded(model.identity, model.runtime, model.precision)
+        for each in before:
+            self._metrics.models.closed(each.identity, each.runtime, each.precision)
 
     def join(self, connected: socket.socket) -> None:
         """Answer with the models of the engine at the other end of a channel's socket, from now on."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -57,6 +61,25 @@ class ModelFacts:
         )
 
     @property
+    def told(self) -> dict[str, str]:
+        """What a supervisor is told of the model, to compare it with those of other engines."""
+        return {
+            "name": self.bundle.name,
+            "version": self.bundle.version,
+            "weights_digest": self.bundle.weights_digest,
+            "content": self.content,
+        }
+
+    @property
+    def content(self) -> str:
+        """A hash of the bundle: of its weights' digest, its labels, its recipe and all else, wherever its files are.
+
+        The same in every process, which neither a pickle nor Python's own hash is.
+        """
+        text = json.dumps(_plain(self.bundle), sort_keys=True)
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    @property
     def layout(self) -> Layout:
         """Of the memory that a worker and an engine with this model share."""
         return Layout.of(self.bundle.recipe.pixels_shape, self.output_shapes, self.batch_sizes)
@@ -76,3 +99,14 @@ class ModelFacts:
             geometries=self.geometries,
             choice=self.choice,
         )
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it, without paths and what a comparison leaves out."""
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.compare}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, Path) else value

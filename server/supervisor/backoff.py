@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _FIRST, _LONGEST = 0.1, 10.0  # seconds; twice as long after each process in a row that ended young
-_YOUNG = 10.0  # seconds of life, from which on a process has done well
+_YOUNG = 10.0  # seconds of use, from which on a process has done well
 
 
 class Backoff:
@@ -13,7 +13,7 @@ class Backoff:
         self._next = _FIRST
 
     def pause(self, lived: float) -> float:
-        """Seconds to wait after a process that has lived for so many seconds."""
+        """Seconds to wait after a process that has been of use for so many seconds; 0: it could not be started."""
         if lived >= _YOUNG:
             self._next = _FIRST
         pause, self._next = self._next, min(2 * self._next, _LONGEST)

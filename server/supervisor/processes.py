@@ -14,8 +14,9 @@ from typing import Any
 from glimpse.server.metrics.merge import Kind
 from glimpse.server.processes.control_channel import Message, memory_file
 from glimpse.server.settings import Settings
-from glimpse.server.supervisor.child import Child
+from glimpse.server.supervisor.child import Child, ChildFailedError
 from glimpse.server.supervisor.plan import Plan, device_of
+from glimpse.server.supervisor.same_model import SameModel
 
 
 @dataclass(slots=True)
@@ -49,6 +50,7 @@ class Processes:
         self.all_listen = asyncio.Event()
         self._settings, self._plan, self._stderr, self._heard = settings, plan, stderr, heard
         self._facts: dict[int, int] = {}  # by engine: a descriptor of what is known of its model
+        self._same = SameModel()
         self._listening = asyncio.Lock()  # one worker at a time, so that its sockets are neighbours
 
     @property
@@ -156,12 +158,21 @@ class Processes:
     async def _bring_up_engine(self, child: Child) -> None:
         message = await child.told("loaded")
         if self._settings.models is None:
+            try:
+                self._same.take(child.number, message.body["model"], self._serving())
+            except ChildFailedError:
+                message.close()
+                raise
             if (before := self._facts.get(child.number)) is not None:
                 os.close(before)
             (self._facts[child.number],) = message.files
         child.listens = True
         for worker in self.workers.values():
             self._join(worker, child, child.number)
+
+    def _serving(self) -> list[int]:
+        """The numbers of the engines that have been joined and have not ended."""
+        return [number for number, each in self.engines.items() if each.listens and not each.ended.done()]
 
     def _join(self, worker: Child, engine: Child, number: int) -> None:
         """Give a worker a connection to an engine, where both are there."""

@@ -140,7 +140,7 @@ class Supervisor:
         """Have this process run for as long as the server does."""
         backoff = Backoff()
         while not self._ending:
-            begun = time.monotonic()
+            up: float | None = None  # since when it has been of use
             child = None
             detail = ""
             try:
@@ -149,6 +149,7 @@ class Supervisor:
                 # The steps of loading have limits of their own, see `Watch`.
                 limit = None if kind == "engine" else _START_SECONDS
                 await asyncio.wait_for(self._processes.bring_up(child), limit)
+                up = time.monotonic()
                 self._first.add((kind, number))
                 self._look_whether_ready()
                 await child.gone()
@@ -167,7 +168,8 @@ class Supervisor:
                 _log.exception("a defect of the service")
                 detail = str(error)
                 self._refuse_start(kind, number, 1, detail)
-            pause = backoff.pause(time.monotonic() - begun)
+            # A start that takes long and fails must not be repeated without a pause.
+            pause = backoff.pause(0.0 if up is None else time.monotonic() - up)
             if child is not None:
                 await self._over(child, detail, pause)
             else:
