@@ -29,6 +29,7 @@ from glimpse.server.labelling.feedback import Feedback
 from glimpse.server.labelling.labelling import Labelling
 from glimpse.server.life import Life, WorkerPart
 from glimpse.server.loading.options import default_choice
+from glimpse.server.machine.awake import AwakeClock
 from glimpse.server.machine.memory import Memory
 from glimpse.server.messages.describe import limits
 from glimpse.server.metrics.metrics import Metrics
@@ -78,7 +79,10 @@ class Server:
         access = AccessControl(settings)
         self._decoding = decoding_of(settings)
         self._decoders = DecodePool(
-            settings.decoders, expensive=self._decoding.expensive_workers, spare=int(settings.decode_in == "threads")
+            settings.decoders,
+            expensive=self._decoding.expensive_workers,
+            spare=int(settings.decode_in == "threads"),
+            awake=AwakeClock(limit=self._decoding.seconds),
         )
         self._metrics.follow(
             in_flight=lambda: self._admission.in_flight,

@@ -61,6 +61,7 @@ class Batcher:
         idle_seconds: float | None = None,
         prepare_maps: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        awake: Callable[[], float] | None = None,
     ) -> None:
         """Make a batcher; `start` sets it to work.
 
@@ -82,11 +83,12 @@ class Batcher:
             prepare_maps: to be called once before `compute` is asked for class maps, in a thread of its own, because it
                 takes long; None: there is nothing to be done.
             clock: seconds, monotonic; deadlines are on it.
+            awake: the clock by which something hangs, see `AwakeClock`; None: `clock`.
         """
         self._device = Executor(
             compute, alone=alone or compute, sizes=batch_sizes, out_of_memory=out_of_memory, clock=clock
         )
-        self._watch, self._stuck_seconds = Watch(stuck_seconds, clock), stuck_seconds
+        self._watch, self._stuck_seconds = Watch(stuck_seconds, awake or clock), stuck_seconds
         self.streams = streams
         self._share_of_device = share
         self._input_shape = input_shape
@@ -95,7 +97,7 @@ class Batcher:
         self._clock = clock
         self._queue = BatchQueue()
         self._composer = Composer(self._queue, self._device, streams, shared=share is not None)
-        self._first_maps = FirstMaps(prepare_maps, self._maps_prepared, seconds=stuck_seconds, clock=clock)
+        self._first_maps = FirstMaps(prepare_maps, self._maps_prepared, seconds=stuck_seconds, clock=awake or clock)
         self._waiting = BoundedQueue(self._queue, self._first_maps, capacity=capacity, observer=observer)
         self._feed: Feed = OneByOne()
         self._fed = False  # by whoever is asked before a batch is composed

@@ -25,6 +25,7 @@ from glimpse.server.batching.streams import Streams
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading import checks
 from glimpse.server.loading.options import LoadOptions, model_source
+from glimpse.server.machine.awake import AwakeClock
 from glimpse.server.processes.startup import MemoryShortError, ModelLoadError, StartupError
 from glimpse.server.progress import Progress, logged, untold
 from glimpse.server.runtime import golden_check, selection, simulated
@@ -173,6 +174,7 @@ def _queue(
         observer=observe(bundle.name, bundle.version),
         out_of_memory=runtime.out_of_memory,
         stuck_seconds=options.stuck_seconds,
+        awake=AwakeClock(limit=options.stuck_seconds),
         share=None if options.device is None else options.device.share(options.weight, runtime.streams),
         idle_seconds=options.idle_seconds,
         prepare_maps=runtime.prepare_maps if CLASS_MAPS in runtime.outputs else None,

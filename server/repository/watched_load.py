@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from glimpse.server.loading.loading import explained
+from glimpse.server.machine.awake import AwakeClock
 from glimpse.server.processes.interruptible import run_until_stopped
 from glimpse.server.processes.startup import ModelLoadError
 from glimpse.server.progress import Progress
@@ -33,19 +33,19 @@ T = TypeVar("T", bound=Closable)
 class _Steps:
     """The step that a load is at, as its threads tell it; a `Progress`."""
 
-    def __init__(self, warms: Callable[[], object]) -> None:
-        self._warms = warms
-        self._now: tuple[str, bool, float] = ("start", True, time.monotonic())  # the step, limited, since when
+    def __init__(self, warms: Callable[[], object], awake: Callable[[], float]) -> None:
+        self._warms, self._awake = warms, awake
+        self._now: tuple[str, bool, float] = ("start", True, awake())  # the step, limited, since when
 
     def __call__(self, step: str, *, limited: bool = True, warms: bool = False) -> None:
-        self._now = step, limited, time.monotonic()
+        self._now = step, limited, self._awake()
         if warms:
             self._warms()
 
     def hangs(self, seconds: float) -> str:
         """The step that has taken longer than that and may be taken to hang; empty: none."""
         step, limited, begun = self._now
-        return step if limited and time.monotonic() - begun > seconds else ""
+        return step if limited and self._awake() - begun > seconds else ""
 
 
 class _GivenUp(Generic[T]):
@@ -97,7 +97,7 @@ async def load_watched(
         StartupError: expected; the model cannot be loaded, or one step takes too long. The thread of one that hangs
             goes on, because a call into a library or driver cannot be interrupted; nobody waits for it.
     """
-    steps, given_up, ended = _Steps(warms), _GivenUp[T](*named), asyncio.Event()
+    steps, given_up, ended = _Steps(warms, AwakeClock(limit=seconds)), _GivenUp[T](*named), asyncio.Event()
     hung = ""
 
     async def watch() -> None:

@@ -1,7 +1,7 @@
 """The autoscalers and the alert about queues agree on how long an image may wait.
 
-A replica that works to its full rate R with L images in flight has each of them for L / R seconds (Little's law), and no
-stage of an image takes longer than all of them together.
+A replica that works to its full rate R with L images in flight has each of them for L / R seconds (Little's law), and
+no stage of an image takes longer than all of them together.
 """
 
 from __future__ import annotations
