@@ -126,7 +126,7 @@ class Method:
 
     async def refused(self, call: CallContext, error: ServiceError) -> None:
         """Count a call that is refused as a whole; returns when its caller may be told."""
-        self._metrics.request_rejected(error.reason)
+        self._metrics.request_rejected(error.reason, call.served)
         if call.suspect:
             await self._access.delay_refusal()
 

@@ -177,7 +177,7 @@ class ClassifyStream(Generic[Received, Asked, Sent]):
                     _log.exception("a defect of the service", stream_id=shown(request_id))
                     told = defect()
                 code, reason = Code(told.code).name, told.reason.value
-                self._service.metrics.request_rejected(told.reason)
+                self._service.metrics.request_rejected(told.reason, part.served)
                 response = self._codec.refusal(request_id, told)
             else:
                 code = OK

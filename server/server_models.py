@@ -108,7 +108,7 @@ class ServerModels:
         """Serve another model from now on, which an engine has loaded that replaces another."""
         before = list(self._registry)
         self._registry.replace(model)
-        self._metrics.models.loaded(model.identity, model.runtime, model.precision)
+        self._tell_loaded(model)
         for each in before:
             self._metrics.models.closed(each.identity, each.runtime, each.precision)
 
@@ -173,6 +173,7 @@ class ServerModels:
         return repository
 
     def _tell_loaded(self, model: LoadedModel) -> None:
+        self._metrics.of(model.identity.name, model.identity.version)  # all of its series begin at 0
         self._metrics.models.loaded(model.identity, model.runtime, model.precision)
         if (found := model.agreement) is not None:
             self._metrics.models.compared(model.identity, found.precision, found.share, found.speed)

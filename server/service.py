@@ -118,6 +118,7 @@ class Service:
             InvalidRequestError: expected; TOO_MANY_IMAGES.
         """
         call.model, call.images = model[:_LOGGED], images
+        call.served = self._registry.name(model)
         self._pipeline.check_number(images)
 
     async def room(self, caller: Caller) -> None:

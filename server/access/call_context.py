@@ -47,7 +47,8 @@ class CallContext:
     key: str = ""  # by which requests are divided among versions; "": by `who`
     token: Credential | None = None  # by which the caller was let in; None: there is none
     connection: Credential | None = None  # with the certificate that the caller has shown; None: none is asked for
-    model: str = ""
+    model: str = ""  # as it was asked for, and the one that has answered
+    served: str = ""  # the own name of the model that is asked for, or whatever was asked for; "": not known yet
     detail: str = ""  # what it asks for besides, where it manages models
     images: int = 0
     bytes: int = 0  # of the images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,6 +84,7 @@ class Metrics:
         self.models = ModelSeries(registry, clock, self._forget)
         self._stages = StageSeconds(_SECONDS, registry)
         self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._names = frozenset[str]()  # of these; replaced as a whole
         self._making = threading.Lock()  # held while what is counted for a model is put together, in any thread
         self._batches = BatchSeries(registry)
         self._images = LoopCounter(
@@ -96,14 +98,15 @@ class Metrics:
         )
         self._requests_answered = LoopCounter(
             "glimpse_requests_answered",
-            "Requests for classification that were answered; each request of a stream counts.",
-            (),
+            "Requests for classification that were answered, by model; each request of a stream counts.",
+            ("model",),
             registry,
-        ).labels()
+        )
         self._rejected = Counter(
             "glimpse_requests_rejected",
-            "Requests that were refused as a whole, by reason; each request of a stream counts.",
-            ["reason"],
+            "Requests that were refused as a whole, by model and reason; each request of a stream counts. The model is "
+            "empty where it was not known yet, or where none of that name is served.",
+            ["model", "reason"],
             registry=registry,
         )
         self._in_flight = Gauge(
@@ -168,8 +171,9 @@ class Metrics:
         self.drift = Drift(on=False) if drift is None else drift
         registry.register(self.drift)
         # The first refusal of its kind would else make a series that begins at 1, in which no increase can be seen.
-        for reason in Reason:
-            self._rejected.labels(reason.value)
+        # Where no model has been loaded yet, too, the share of refused requests is to be a number.
+        self._requests_answered.labels("")
+        self._reject_at_zero("")
         for reason in IMAGE_REASONS:
             self._refused.labels(reason.value)
 
@@ -217,8 +221,11 @@ class Metrics:
             found = self._models.get(key)
             if found is None:
                 images = {outcome: self._images.labels(*key, outcome) for outcome in OUTCOMES}
-                found = ModelMetrics(self, self._stages.of(*key), self._batches.of(*key), images)
+                self._reject_at_zero(key[0])
+                requests = self._requests_answered.labels(key[0])
+                found = ModelMetrics(self, self._stages.of(*key), self._batches.of(*key), images, requests)
                 self._models[key] = found
+                self._names = frozenset(name for name, _ in self._models)
             return found
 
     def _forget(self, key: tuple[str, str]) -> None:
@@ -228,18 +235,24 @@ class Metrics:
             self._batches.forget(*key)
             for outcome in OUTCOMES:
                 self._images.remove(*key, outcome)
+            self._names = frozenset(name for name, _ in self._models)
+            if (name := key[0]) not in self._names:
+                self._requests_answered.remove(name)
+                for reason in Reason:
+                    with contextlib.suppress(KeyError):
+                        self._rejected.remove(name, reason.value)
+
+    def _reject_at_zero(self, model: str) -> None:
+        for reason in Reason:
+            self._rejected.labels(model, reason.value)
 
     def image_refused(self, reason: Reason) -> None:
         """An image got an error of its own."""
         self._refused.labels(reason.value).inc()
 
-    def request_answered(self) -> None:
-        """A request got its answer; images in it may have got errors."""
-        self._requests_answered.inc()
-
-    def request_rejected(self, reason: Reason) -> None:
-        """A request got an error as a whole."""
-        self._rejected.labels(reason.value).inc()
+    def request_rejected(self, reason: Reason, model: str = "") -> None:
+        """A request for the model of that name got an error as a whole; the name may be whatever a caller has sent."""
+        self._rejected.labels(model if model in self._names else "", reason.value).inc()
 
     def connections_closed(self, reason: str, count: int) -> None:
         """So many connections were closed; `reason` is one of `CLOSED_FOR`."""
@@ -254,10 +267,15 @@ class ModelMetrics:
     """What is counted for one model; the observer of its batcher. For all threads."""
 
     def __init__(
-        self, metrics: Metrics, stages: ModelStages, batches: ModelBatches, images: Mapping[str, Count]
+        self,
+        metrics: Metrics,
+        stages: ModelStages,
+        batches: ModelBatches,
+        images: Mapping[str, Count],
+        requests: Count,
     ) -> None:
         """Made by `Metrics.of`."""
-        self._metrics, self._stages, self._images = metrics, stages, images
+        self._metrics, self._stages, self._images, self._requests = metrics, stages, images, requests
         self._batch = batches.batch
         self.expired, self.cancelled, self.halved = batches.expired, batches.cancelled, batches.halved
 
@@ -284,7 +302,7 @@ class ModelMetrics:
 
     def answered(self, timings: Sequence[Timing]) -> None:
         """The reply to a request with these images has been put together."""
-        self._metrics.request_answered()
+        self._requests.inc()
         times: list[tuple[str, float]] = []
         for timing in timings:
             times += ("receive", timing.receive), ("admission", timing.admission), ("reply", timing.reply)

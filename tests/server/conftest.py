@@ -54,7 +54,7 @@ def rich_status(error: grpc.RpcError) -> tuple[status_pb2.Status, error_details_
 
 
 # Of which most tests look at the sums of all models.
-_MODELS = ("glimpse_batch", "glimpse_images_total", "glimpse_queue")
+_MODELS = ("glimpse_batch", "glimpse_images_total", "glimpse_queue", "glimpse_requests")
 _OF_MODEL = re.compile(r'(?:model|version)="[^"]*",?')
 
 

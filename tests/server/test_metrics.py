@@ -222,3 +222,60 @@ def test_promtool_finds_nothing_to_complain_of(server: RunningServer, stub: Imag
         text = response.read()
     check = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
     assert (check.returncode, check.stdout + check.stderr) == (0, b"")
+
+
+def _requests(metrics: Metrics, name: str) -> dict[tuple[str, str], float]:
+    """The values of a metric of requests that are not 0, by model and reason."""
+    samples = (each for metric in metrics.registry.collect() for each in metric.samples if each.name == name)
+    return {(each.labels["model"], each.labels.get("reason", "")): each.value for each in samples if each.value}
+
+
+def test_only_names_of_served_models_make_series_of_requests() -> None:
+    """A caller may send any name."""
+    now = 0.0
+    metrics = Metrics(clock=lambda: now)
+    identity, other = ModelIdentity("cifar", "1", "sha256:0"), ModelIdentity("cifar", "2", "sha256:1")
+    for each in (identity, other):
+        metrics.of(each.name, each.version).answered([])
+        metrics.models.loaded(each, "openvino", "float32")
+    for name in ("cifar", "cifar", "dog", "", "cifar\n"):
+        metrics.request_rejected(Reason.QUEUE_FULL, name)
+    metrics.request_rejected(Reason.TOKEN_MISSING)
+    assert _requests(metrics, "glimpse_requests_answered_total") == {("cifar", ""): 2}
+    assert _requests(metrics, "glimpse_requests_rejected_total") == {
+        ("cifar", "QUEUE_FULL"): 2,
+        ("", "QUEUE_FULL"): 3,
+        ("", "TOKEN_MISSING"): 1,
+    }
+    for gone, left in ((identity, {"", "cifar"}), (other, {""})):
+        metrics.models.closed(gone, "openvino", "float32")
+        now += 301.0
+        metrics.models.loading("any", "1")
+        metrics.models._forget_gone()
+        names = {
+            each.labels["model"]
+            for metric in metrics.registry.collect()
+            for each in metric.samples
+            if each.name.startswith("glimpse_requests") and each.name.endswith("_total")
+        }
+        assert names == left
+    metrics.request_rejected(Reason.QUEUE_FULL, "cifar")
+    assert _requests(metrics, "glimpse_requests_rejected_total")["", "QUEUE_FULL"] == 4
+
+
+def test_requests_count_for_the_model_that_they_ask_for(
+    stub: ImageClassifierStub, picture: Callable[[int], pb.Image], scrape: Callable[[], dict[str, float]]
+) -> None:
+    """By its own name, whether they name it or none; a name that is not served is none."""
+    before, name = scrape(), "se_resnet20_cifar10"
+    stub.Classify(pb.ClassifyRequest(images=[picture(1)]), timeout=TIMEOUT)
+    for model in ("", name, "unknown"):
+        with pytest.raises(grpc.RpcError):
+            stub.Classify(pb.ClassifyRequest(model=pb.ModelSelector(name=model)), timeout=TIMEOUT)
+    more = grown(before, scrape())
+    assert more[f'glimpse_requests_answered_total{{model="{name}"}}'] == 1
+    assert more[f'glimpse_requests_rejected_total{{model="{name}",reason="NO_IMAGES"}}'] == 2
+    unknown = {
+        key for key, value in more.items() if value and key.startswith('glimpse_requests_rejected_total{model=""')
+    }
+    assert len(unknown) == 1
