@@ -44,8 +44,6 @@ COPY client /app/glimpse/client
 COPY proto/glimpse/v1 /app/glimpse/v1
 COPY models /app/glimpse/models
 COPY server /app/glimpse/server
-# For whoever starts `python -m server`, as it was called before.
-COPY server/__main__.py /app/server/
 COPY deploy/image/probe.py /app/deploy/
 # Compiled here, because a read-only root keeps no compiled files; by hash, because copies may not keep times.
 RUN mv /app/glimpse/models/bundles /bundles \
