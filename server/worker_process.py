@@ -12,6 +12,8 @@ engine    `number`, from 1, + [stream socket whose other end the engine has, pic
 models    instead of `engine`, where there is a repository of models: + [socket of a control channel to the engine, see
           `repository/told.py`]; again whenever the engine has been replaced
           -> rejoin: that channel is of no use, and another one is asked for
+          -> rejoin, with `number` of an engine and `joins`, how often that has been told of: the same of a connection
+             to an engine, which has been lost though the engine may not have ended
 drain     take no more calls, finish those that are there, and end
 ping      -> pong, with the same `number`, and `in_flight`, images
 metrics   -> metrics, with the same `number` + [pickled list of Prometheus' metrics]; at the end unasked, with number 0
@@ -36,7 +38,9 @@ import os
 import pickle
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -61,19 +65,37 @@ from glimpse.server.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
+_AGAIN_SECONDS = 1.0  # an engine that has ended is replaced within a few of them, without being asked for
+_ENGINE_FILES = 2  # of the order `engine`
+
 
 class _Engines:
     """The worker's ends of the engines' queues, as the supervisor hands them over; a `Provider`."""
 
-    def __init__(self, engines: int, slots: int, changed: Callable[[], object]) -> None:
-        """None yet.
+    def __init__(
+        self,
+        engines: int,
+        slots: int,
+        changed: Callable[[], object],
+        again: Callable[[int, int], object],
+        *,
+        seconds: float = _AGAIN_SECONDS,
+    ) -> None:
+        """None yet. Needs a running event loop.
 
         Args:
             engines: how many there are to be.
             slots: images that may be in flight to each of them.
             changed: called when an engine comes or goes.
+            again: asks for another connection to the engine of a number, from 1, of which has been told so often. An
+                engine that has ended is replaced, and told of again, by itself; but one that goes on may have given up
+                a connection, or could not be reached by it.
+            seconds: from the loss of a connection until `again` is called, and between two calls.
         """
         self._engines, self._slots, self._changed = engines, slots, changed
+        self._again, self._seconds, self._loop = again, seconds, asyncio.get_running_loop()
+        self._joins = Counter[int]()  # how often each has been told of
+        self._asking = set[int]()  # those for which `again` is going to be called
         self._queues: list[RemoteQueue] = []  # one for each engine, from the first engine on
         self._queue: ModelQueue | None = None  # all of them
         self._facts: ModelFacts | None = None
@@ -93,6 +115,11 @@ class _Engines:
         """Whether an engine answers."""
         return self._queue is not None and self._queue.trouble() is None
 
+    def told(self, number: int) -> None:
+        """The supervisor tells of the engine of this number; `take` follows where what came with it can be used."""
+        self._joins[number] += 1
+        self._ask_later(number)
+
     def take(self, number: int, connected: socket.socket, facts: ModelFacts) -> LoadedModel | None:
         """Use the engine of this number, from 1, from now on; returns the model to serve instead, if it is another one.
 
@@ -100,14 +127,29 @@ class _Engines:
             MemoryShortError: expected; there is no room for the images in flight.
         """
         if self._queue is None:
-            for _ in range(self._engines):
-                self._queues.append(RemoteQueue(facts, slots=self._slots, lost=self._changed))
+            for each in range(1, self._engines + 1):
+                self._queues.append(RemoteQueue(facts, slots=self._slots, lost=partial(self._lost, each)))
             self._queue = self._queues[0] if self._engines == 1 else QueueSet(self._queues)
         self._queues[number - 1].connect(connected, facts)
         before, self._facts = self._facts, facts
         self._there.set()
         self._changed()
         return facts.loaded(self._queue) if before is not None and before != facts else None
+
+    def _lost(self, number: int) -> None:
+        self._changed()
+        self._ask_later(number)
+
+    def _ask_later(self, number: int) -> None:
+        if number not in self._asking:
+            self._asking.add(number)
+            self._loop.call_later(self._seconds, self._ask, number)
+
+    def _ask(self, number: int) -> None:
+        self._asking.discard(number)
+        if not self._queues or not self._queues[number - 1].connected:
+            self._again(number, self._joins[number])
+            self._ask_later(number)
 
 
 class _Worker:
@@ -131,7 +173,7 @@ class _Worker:
             StartupError: expected; the message says what to do.
         """
         self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        self._engines = _Engines(engines, settings.max_images_in_flight, self._changed)
+        self._engines = _Engines(engines, settings.max_images_in_flight, self._changed, self._rejoin_engine)
         threading.Thread(target=self._read, name="supervisor", daemon=True).start()
         self._channel.send({"did": "started"})
         order = await self._first(self._listen)
@@ -205,6 +247,12 @@ class _Worker:
             self._exchange.heard(body)
 
     def _take_engine(self, message: Message) -> None:
+        if self._engines is not None:
+            self._engines.told(message.body["number"])
+        if len(message.files) != _ENGINE_FILES:  # this process may open no more files
+            message.close()
+            _log.error("an engine cannot be reached", number=message.body["number"], detail="Too many open files.")
+            return
         connected, facts = message.files
         given = socket.socket(fileno=connected)
         known: ModelFacts = pickle.loads(read_memory_file(facts))  # noqa: S301 - from our supervisor
@@ -231,6 +279,9 @@ class _Worker:
 
     def _rejoin(self) -> None:
         self._channel.send({"did": "rejoin"})
+
+    def _rejoin_engine(self, number: int, joins: int) -> None:
+        self._channel.send({"did": "rejoin", "number": number, "joins": joins})
 
     def _changed(self) -> None:
         """An engine has come or gone."""

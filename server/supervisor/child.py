@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,7 @@ class Child:
         self.begun = time.monotonic()
         self.in_flight = 0  # images, as it said last
         self.alive = self.ready = False  # of a worker, as it said last
+        self.joins = Counter[int]()  # of a worker: how often it was told of each engine
         self.listens = False  # it has been started, and is asked for signs of life
         self.step = "start"  # of loading, as an engine said last; what it does
         self.step_limited = True  # whether that may be taken to hang where it takes very long

@@ -107,10 +107,18 @@ class Processes:
             await self._bring_up_worker(child)
         child.awake()
 
-    def rejoin(self, worker: Child) -> None:
-        """Give a worker another channel to the models of the engine, if there is one."""
+    def rejoin(self, worker: Child, number: int | None = None, joins: int = 0) -> None:
+        """Give a worker another channel to the models of the engine, or another connection to an engine, where it is.
+
+        Args:
+            worker: that asks for it.
+            number: of the engine; None: there is a repository of models, and one engine.
+            joins: how often the worker has been told of that engine. Where that is less often than it was, what it
+                asks for is on its way.
+        """
         for engine in self.engines.values():
-            if self._settings.models is not None and not engine.ended.done():
+            asked = number is None or (engine.number == number and joins == worker.joins[number])
+            if asked and not engine.ended.done() and (number is None) == (self._settings.models is not None):
                 self._join(worker, engine, engine.number)
 
     def look_at_models(self) -> None:
@@ -182,13 +190,20 @@ class Processes:
             self._join_models(worker, engine)
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        worker.joins[number] += 1
         with ours, theirs:
-            engine.send({"do": "connect", "worker": worker.number}, [ours.fileno()])
-            worker.send({"do": "engine", "number": number}, [theirs.fileno(), self._facts[number]])
+            _tell(engine, {"do": "connect", "worker": worker.number}, [ours.fileno()])
+            _tell(worker, {"do": "engine", "number": number}, [theirs.fileno(), self._facts[number]])
 
     @staticmethod
     def _join_models(worker: Child, engine: Child) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
-            engine.send({"do": "models", "worker": worker.number}, [ours.fileno()])
-            worker.send({"do": "models"}, [theirs.fileno()])
+            _tell(engine, {"do": "models", "worker": worker.number}, [ours.fileno()])
+            _tell(worker, {"do": "models"}, [theirs.fileno()])
+
+
+def _tell(child: Child, body: dict[str, Any], files: list[int]) -> None:
+    """Tell a process what it needs to go on; one that reads so little that there is no room for it is ended."""
+    if not child.send(body, files) and not child.ended.done():
+        child.kill()

@@ -222,7 +222,7 @@ class Supervisor:
                 if body["detail"] and not self._ending:
                     self._watch.hangs(child, body["detail"])
             case "rejoin":
-                self._processes.rejoin(child)
+                self._processes.rejoin(child, body.get("number"), body.get("joins", 0))
             case "spent" | "feedback":
                 relayed(body, child.number, {number: each.send for number, each in self._processes.workers.items()})
             case other:
