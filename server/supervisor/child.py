@@ -204,7 +204,10 @@ class Child:
             elif (future := self._awaited.pop((str(did), number), None)) is not None:
                 future.set_result(message)
             else:
-                self._heard(self, message)
+                try:
+                    self._heard(self, message)
+                except Exception:  # noqa: BLE001 - what it says next, a sign of life for one, has to be heard
+                    _log.exception("a defect of the service")
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         code = self._process.wait()

@@ -7,11 +7,16 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from glimpse.server.processes.control_channel import Message
-from glimpse.server.supervisor.child import Child, metrics_in
+from glimpse.server.settings import Settings
+from glimpse.server.supervisor import supervisor
+from glimpse.server.supervisor.child import Child, ChildFailedError, metrics_in
+from glimpse.server.supervisor.plan import Plan
+from tests.server.fake_executor import FakeClock
 from tests.server.threadless import without_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -59,5 +64,74 @@ def test_an_answer_that_comes_too_late_is_heard_and_leaves_no_open_file(at: str)
         finally:
             child.kill()
             await child.ended
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_made_sense_of_does_not_end_the_listening() -> None:
+    """Else the process would be taken for one that hangs, though it answers."""
+
+    async def scenario() -> None:
+        senseless = asyncio.Event()
+
+        def heard(_: Child, message: Message) -> None:
+            message.close()
+            senseless.set()
+            raise KeyError("ready")
+
+        child = Child("engine", 1, stderr=None, heard=heard)
+        try:
+            child.send({"do": "metrics", "number": 77})  # nobody waits for these
+            await asyncio.wait_for(senseless.wait(), 60)
+            assert await asyncio.wait_for(child.metrics(), 60)
+        finally:
+            child.kill()
+            await child.ended
+
+    asyncio.run(scenario())
+
+
+def test_a_start_that_takes_long_and_fails_is_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails after a minute of loading would else be begun again without a pause, and again."""
+
+    async def scenario() -> None:
+        lived: list[float] = []
+
+        class Pauses:
+            def pause(self, seconds: float) -> float:
+                lived.append(seconds)
+                if len(lived) == 2:
+                    supervising._ending = True
+                return 0.0
+
+        class Ended(SimpleNamespace):
+            def kill(self) -> None:
+                if not self.ended.done():
+                    self.ended.set_result(-9)
+
+            async def gone(self) -> None:
+                clock.now += 30.0
+                self.kill()
+
+        def begin(*_: object) -> Ended:
+            ended = asyncio.get_running_loop().create_future()
+            return Ended(kind="engine", number=1, pid=1, name="engine 1", hung="", metrics=None, ended=ended)
+
+        async def bring_up(child: Ended) -> None:
+            clock.now += 60.0
+            if not lived:
+                child.kill()
+                raise ChildFailedError(4, "It cannot be loaded.")
+
+        clock = FakeClock()
+        monkeypatch.setattr(supervisor, "Backoff", Pauses)
+        monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=clock))
+        supervising = supervisor.Supervisor(Settings(), Plan(1, 1))
+        supervising._first.add(("engine", 1))
+        supervising._told_serving = True
+        monkeypatch.setattr(supervising._processes, "begin", begin)
+        monkeypatch.setattr(supervising._processes, "bring_up", bring_up)
+        await supervising._keep("engine", 1)
+        assert lived == [0.0, 30.0]
 
     asyncio.run(scenario())
