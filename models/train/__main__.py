@@ -98,6 +98,7 @@ def _run(options: argparse.Namespace) -> None:
         hold_out=len(splits.held_out),
         labels=splits.training.labels,
         hold_out_rule=rule,
+        contents=splits.contents,
     )
     with exclusive(out):
         claim(out, run, checkpoint=CHECKPOINT, adopt=options.export_only)
@@ -150,7 +151,7 @@ def _read(options: argparse.Namespace, recipe: Recipe, rule: HoldOut) -> tuple[R
         f"{len(training)} training, {len(held_out)} held-out and {len(test) if test else 0} test images "
         f"of {len(training.labels)} classes; mean {recipe.mean}, std {recipe.std}"
     )
-    return recipe, _splits(options, training, held_out, test, everything.left_out)
+    return recipe, _splits(options, everything, training, held_out, test)
 
 
 def _read_labels(options: argparse.Namespace, recipe: Recipe, tables: Tables) -> tuple[Recipe, DataSplits]:
@@ -173,15 +174,15 @@ def _read_labels(options: argparse.Namespace, recipe: Recipe, tables: Tables) ->
         f"{len(training)} training, {len(held_out)} held-out and {len(test) if test else 0} test images, "
         f"{len(training.labels)} labels, {unlabelled} images without any; mean {recipe.mean}, std {recipe.std}"
     )
-    return recipe, _splits(options, training, held_out, test, everything.left_out)
+    return recipe, _splits(options, everything, training, held_out, test)
 
 
 def _splits(
     options: argparse.Namespace,
+    everything: LabelledImages,
     training: LabelledImages,
     held_out: LabelledImages,
     test: LabelledImages | None,
-    left_out: tuple[tuple[str, str], ...],
 ) -> DataSplits:
     """The images of a run, once it has been said which of them are there more than once."""
     from glimpse.models.train import repeated
@@ -189,7 +190,14 @@ def _splits(
 
     tested = repeated.seen(test) if test else ()
     known = repeated.report(options.data, options.test, repeated.seen(training), repeated.seen(held_out), tested)
-    return DataSplits(training=training, held_out=held_out, test=test, left_out=left_out, known_tests=known)
+    return DataSplits(
+        training=training,
+        held_out=held_out,
+        test=test,
+        left_out=everything.left_out,
+        known_tests=known,
+        contents=everything.contents,
+    )
 
 
 if __name__ == "__main__":

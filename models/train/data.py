@@ -17,6 +17,7 @@ from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train import files
 from glimpse.models.train.augment import augment, cutmix
+from glimpse.models.train.contents import Contents
 from glimpse.models.train.plan import HoldOut
 from glimpse.models.train.reading import network_input, summary
 
@@ -35,6 +36,8 @@ class LabelledImages:
         left_out: for each file that could not be read, its name and the reason.
         empty: folders without a readable image.
         files: the name of each image's file; empty where they were not read from files.
+        contents: a digest of the files and of what they show, see `models.train.contents`; empty where they were not
+            read from files, or are not all that were.
     """
 
     pixels: NDArray[np.uint8]
@@ -43,6 +46,7 @@ class LabelledImages:
     left_out: tuple[tuple[str, str], ...] = ()
     empty: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    contents: str = ""
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -81,6 +85,7 @@ def read(
     """
     read_files: list[str] = []
     unreadable: list[tuple[str, str]] = []
+    contents = Contents()
     with ExitStack() as opened:
         found = opened.enter_context(files.open_images(path, SUFFIXES))
         if besides is not None:
@@ -91,11 +96,13 @@ def read(
         pixels = allocate(path, len(found), recipe)
         for file in found:
             try:
-                pixels[len(read_files)] = network_input(file.read(), recipe)
+                content = file.read()
+                pixels[len(read_files)] = network_input(content, recipe)
             except files.UnreadableError as error:
                 unreadable.append((file.name, str(error)))
             else:
                 read_files.append(file.name)
+                contents.add(content, PurePosixPath(file.name).parent.name.encode(errors="surrogateescape"))
     names = [PurePosixPath(file).parent.name for file in read_files]
     if unreadable and not skip_unreadable:
         which, problems = "it" if len(unreadable) == 1 else "them", summary(unreadable)
@@ -112,7 +119,13 @@ def read(
     filled = set(names)
     empty |= {str(folder) for name, _ in unreadable if (folder := PurePosixPath(name).parent).name not in filled}
     return LabelledImages(
-        pixels[: len(names)], classes, known, tuple(unreadable), tuple(sorted(empty)), tuple(read_files)
+        pixels[: len(names)],
+        classes,
+        known,
+        tuple(unreadable),
+        tuple(sorted(empty)),
+        files=tuple(read_files),
+        contents=contents.digest,
     )
 
 

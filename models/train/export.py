@@ -55,6 +55,7 @@ class DataSplits:
     test: LabelledImages | None  # the model card's metrics are measured on them, or on the held-out ones when None
     left_out: tuple[tuple[str, str], ...] = ()  # images that could not be read, each with the reason
     known_tests: int = 0  # test images that are also trained on, see `models.train.repeated`
+    contents: str = ""  # of those that train and are held out, see `models.train.contents`
 
 
 def export(

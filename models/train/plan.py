@@ -21,6 +21,7 @@ PLAN = "plan.json"
 LOCK = "run.lock"
 CHECKPOINT = "checkpoint.weights.h5"  # of a run from scratch
 _BUNDLE = "bundle"
+_CONTENTS = "contents"
 
 
 Optimizer = Literal["sgd", "adam"]
@@ -101,6 +102,7 @@ class Run:
     hold_out: int  # how many of them are kept out of the training
     labels: tuple[str, ...]
     hold_out_rule: HoldOut = "equal"  # of each class as many images, as in older runs, or the same share of them
+    contents: str = ""  # a digest of the images, see `models.train.contents`; empty: not known
 
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON gives it back: lists for tuples."""
@@ -109,6 +111,8 @@ class Run:
             del values["hold_out_rule"]  # it came later, too
         if self.recipe.padding == "fill":
             del values["recipe"]["padding"]  # it came later, and runs of before are to be resumed
+        if not self.contents:
+            del values["contents"]
         return values
 
 
@@ -203,22 +207,43 @@ def claim(
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
             old = _completed(old) if isinstance(run, Run) else old
-            differing = [
-                f"{name} was {before!r}, now {after!r}"
+            differing = {
+                name: (before, after)
                 for name, (before, after) in _pairs(old, new).items()
                 if before != after and name not in may_change
-            ]
+            }
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is not the plan of a run: {error}. Give another --out.") from error
         # A run that has written neither, for example because its network could not be built, may be replaced.
         if differing and any((folder / kept).exists() for kept in (checkpoint, _BUNDLE)):
-            raise PlanError(f"{folder} holds a run with another plan: {'; '.join(differing)}. Give another --out.")
+            _check_same(folder, differing)
     elif (folder / checkpoint).exists() and not adopt:
         raise PlanError(
             f"{folder} has a checkpoint but no {PLAN}, so it is not known what was trained. Give another --out."
         )
     folder.mkdir(parents=True, exist_ok=True)
     whole_files.write_text(path, json.dumps(new, indent=2) + "\n")
+
+
+def _check_same(folder: Path, differing: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuse a folder for the values in which two plans differ: what it was, and what it is now.
+
+    Raises:
+        PlanError: unless that is only the digest of images that the earlier run has not kept.
+    """
+    stated = [
+        f"{name} was {before!r}, now {after!r}" for name, (before, after) in differing.items() if name != _CONTENTS
+    ]
+    before, _ = differing.get(_CONTENTS, (None, None))  # it came later, and runs of before are to be resumed
+    # Of other images the scaling is another one, too, unless it is given: what is to be said is why.
+    if before is not None and not differing.keys() & {"images", "labels"}:
+        raise PlanError(
+            f"{folder} holds a run that was begun with other images. There are as many now, but some have been changed "
+            "or replaced, show another class or other labels, or come in another order, because they have been "
+            "renamed. Put the earlier ones back, or give another --out."
+        )
+    if stated:
+        raise PlanError(f"{folder} holds a run with another plan: {'; '.join(stated)}. Give another --out.")
 
 
 def earlier(folder: Path, *, checkpoint: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,31 @@ def test_a_folder_and_its_zip_hold_the_same_images(patches: Path, tmp_path: Path
     assert np.bincount(folder.classes).tolist() == [12, 12, 12]
     np.testing.assert_array_equal(folder.pixels, archive.pixels)
     np.testing.assert_array_equal(folder.classes, archive.classes)
+    assert folder.contents == archive.contents
+
+
+def test_a_copy_with_other_times_and_names_has_the_same_contents(patches: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(patches, tmp_path / "copy")
+    for file in copy.rglob("*.png"):
+        os.utime(file, (0, 0))
+    (copy / "red" / "011.png").rename(copy / "red" / "last.png")  # it stays the last one
+    assert read(copy, RECIPE).contents == read(patches, RECIPE).contents
+
+
+@pytest.mark.parametrize("change", ["another image", "another order", "another class", "as many elsewhere"])
+def test_other_images_of_the_same_number_have_other_contents(patches: Path, tmp_path: Path, change: str) -> None:
+    copy = shutil.copytree(patches, tmp_path / "copy")
+    if change == "another image":
+        Image.new("RGB", (12, 12)).save(copy / "red" / "003.png")
+    elif change == "another order":
+        (copy / "red" / "003.png").rename(copy / "red" / "zzz.png")
+    elif change == "another class":
+        (copy / "blue" / "011.png").rename(copy / "green" / "000.jpg")  # whose place in the order stays the same
+        (copy / "green" / "000.png").rename(copy / "blue" / "zzz.png")
+    else:
+        (copy / "red" / "003.png").unlink()
+        shutil.copy(copy / "red" / "004.png", copy / "blue" / "004b.png")
+    assert read(copy, RECIPE).contents != read(patches, RECIPE).contents
 
 
 def test_classes_follow_the_given_order(patches: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -12,9 +13,10 @@ from PIL import Image
 
 from glimpse.models import bundle, evaluate, heads
 from glimpse.models.heads import Head
+from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.serving import load_bundle, serving_model
 from glimpse.models.train import __main__ as command
-from glimpse.models.train.multi_label import calibrate, measure
+from glimpse.models.train.multi_label import calibrate, data, measure, table
 from glimpse.models.train.multi_label.loss import LabelCrossEntropy, guessing, weights_of
 
 LABELS = ("blue", "green", "red")
@@ -109,6 +111,20 @@ def test_a_bundle_of_labels_is_measured_again(run: Path, photos: Path, capsys: p
 def test_a_table_is_not_for_classes_that_exclude_each_other(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main(["--data", str(photos / "test"), "--labels", str(photos / "test.csv")]) == 1
     assert "is no multi-label model" in capsys.readouterr().err
+
+
+def test_a_table_that_says_something_else_of_an_image_has_other_contents(photos: Path, tmp_path: Path) -> None:
+    shutil.copy(photos / "train.csv", tmp_path)
+    recipe = Recipe(height=8, width=8)
+    first, *lines = (photos / "train.csv").read_text().splitlines()
+    changed = next(place for place, line in enumerate(lines) if line.endswith(","))  # shows none
+    lines[changed] += LABELS[0]
+    (tmp_path / "other.csv").write_text("\n".join([first, *lines]))
+    before, again, other = (
+        data.read(photos / "train", table.read(path), recipe).contents
+        for path in (photos / "train.csv", tmp_path / "train.csv", tmp_path / "other.csv")
+    )
+    assert before == again != other
 
 
 def test_what_is_served_is_a_sigmoid_of_its_own_logits(run: Path) -> None:

@@ -67,6 +67,27 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path, other: Run, mess
     assert (tmp_path / "plan.json").read_text() == before
 
 
+@pytest.mark.parametrize("run", ["from scratch", "a transfer"])
+def test_other_images_of_the_same_number_make_another_run(tmp_path: Path, run: str) -> None:
+    begun: Run | TransferRun = replace(RUN if run == "from scratch" else TRANSFER, contents="blake2b:1")
+    claim(tmp_path, begun, checkpoint=CHECKPOINT)
+    (tmp_path / CHECKPOINT).touch()
+    claim(tmp_path, begun, checkpoint=CHECKPOINT)
+    with pytest.raises(PlanError, match=r"begun with other images\. There are as many now, .* another --out\.$"):
+        claim(tmp_path, replace(begun, contents="blake2b:2"), checkpoint=CHECKPOINT)
+    with pytest.raises(PlanError, match=r"another plan: images was 30, now 31\. Give another --out\.$"):
+        claim(tmp_path, replace(begun, images=31, contents="blake2b:2"), checkpoint=CHECKPOINT)
+
+
+def test_a_run_that_has_not_kept_what_its_images_were_goes_on_and_keeps_it(tmp_path: Path) -> None:
+    claim(tmp_path, RUN, checkpoint=CHECKPOINT)
+    (tmp_path / CHECKPOINT).touch()
+    assert "contents" not in json.loads((tmp_path / PLAN).read_text())
+    claim(tmp_path, replace(RUN, contents="blake2b:1"), checkpoint=CHECKPOINT)
+    with pytest.raises(PlanError, match="begun with other images"):
+        claim(tmp_path, replace(RUN, contents="blake2b:2"), checkpoint=CHECKPOINT)
+
+
 OLD_PLAN = """{
   "plan": {"architecture": "vgg16", "variant": null, "epochs": 3, "batch_size": 128, "learning_rate": 0.2,
     "warmup_epochs": 2.0, "restart_epochs": 0, "restart_learning_rate": 0.1, "cutout": 0.0, "cutout_from": 0,

@@ -206,6 +206,19 @@ def test_another_plan_in_the_same_folder_is_refused(
     assert "plan.momentum was 0.9, now 0.8. Give another --out" in capsys.readouterr().err
 
 
+def test_other_images_of_the_same_number_are_refused_and_a_copy_is_not(
+    run: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, data = shutil.copytree(run, tmp_path / "run"), shutil.copytree(patches, tmp_path / "data")
+    given = options(data, out)
+    assert command.main([*given, "--export-only"]) == 0
+    Image.new("RGB", (12, 12), (200, 40, 50)).save(data / "red" / "003.png")
+    capsys.readouterr()
+    for more in ((), ("--export-only",)):
+        assert command.main([*given, *more]) == 1
+        assert f"{out} holds a run that was begun with other images. There are as many" in capsys.readouterr().err
+
+
 def test_evaluating_a_bundle_gives_what_its_card_claims(
     run: Path, test_patches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from glimpse.models.decoding.formats import SUFFIXES
 from glimpse.models.labels import some
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train import files
+from glimpse.models.train.contents import Contents
 from glimpse.models.train.data import LabelledImages, allocate
 from glimpse.models.train.multi_label import split
 from glimpse.models.train.multi_label.table import LabelTable, check_files
@@ -44,16 +45,19 @@ def read(path: Path, table: LabelTable, recipe: Recipe, *, skip_unreadable: bool
     rows = {name: row for row, name in enumerate(table.files)}
     unreadable: list[tuple[str, str]] = []
     read_rows: list[int] = []
+    contents = Contents()
     with files.open_images(path, SUFFIXES) as found:
         check_files(table, path, [file.name for file in found])
         pixels = allocate(path, len(found), recipe)
         for file in found:
             try:
-                pixels[len(read_rows)] = network_input(file.read(), recipe)
+                content = file.read()
+                pixels[len(read_rows)] = network_input(content, recipe)
             except files.UnreadableError as error:
                 unreadable.append((file.name, str(error)))
             else:
                 read_rows.append(rows[file.name])
+                contents.add(content, table.targets[read_rows[-1]].astype("<i8").tobytes())
     if unreadable and not skip_unreadable:
         raise ValueError(
             f"{path}: {summary(unreadable)} Remove or repair what cannot be read, or skip it with --skip-unreadable"
@@ -66,6 +70,7 @@ def read(path: Path, table: LabelTable, recipe: Recipe, *, skip_unreadable: bool
         table.labels,
         tuple(unreadable),
         files=tuple(table.files[row] for row in read_rows),
+        contents=contents.digest,
     )
 
 

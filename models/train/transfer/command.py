@@ -94,7 +94,14 @@ def run(options: argparse.Namespace, given: Collection[str]) -> None:
     )
     known = _known_tests(options, images, parts, test)
     new = network.with_new_head(base, old, len(images.labels), recipe, plan.seed)
-    made = TransferRun(plan=plan, recipe=recipe, images=len(images), hold_out=len(parts.held_out), labels=images.labels)
+    made = TransferRun(
+        plan=plan,
+        recipe=recipe,
+        images=len(images),
+        hold_out=len(parts.held_out),
+        labels=images.labels,
+        contents=images.contents,
+    )
     with exclusive(out):
         changeable = MAY_CHANGE if thawed.begun else MAY_CHANGE | {THAW}
         claim(out, made, checkpoint=HEAD_CHECKPOINT, may_change=changeable)

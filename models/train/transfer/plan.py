@@ -89,10 +89,13 @@ class TransferRun:
     images: int  # all of them, the held-out ones included
     hold_out: int  # how many of them are kept out of the training
     labels: tuple[str, ...]
+    contents: str = ""  # a digest of the images, see `models.train.contents`; empty: not known
 
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON gives it back: lists for tuples."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if self.plan.head == "softmax":
             del values["plan"]["head"]  # it came later, and runs of before are to be resumed
+        if not self.contents:
+            del values["contents"]
         return values
