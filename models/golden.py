@@ -12,13 +12,14 @@ them. Keras is not imported here: the caller of `record` supplies the network.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -118,13 +119,18 @@ def _found(bundle: Bundle) -> tuple[Path, dict[str, Any]]:
     return folder, _values(bounded_files.inside(folder, ANSWERS))
 
 
-def pictures(folder: Path) -> tuple[SampleImage, ...]:
-    """The pictures of a bundle's golden answers, or those of the embedded bundle where it has none."""
-    own = folder / FOLDER
+def pictures(folder: Path, name: str = FOLDER) -> tuple[SampleImage, ...]:
+    """The pictures of a bundle's golden answers, or those of the embedded bundle where it has none.
+
+    Args:
+        folder: of the bundle.
+        name: of the folder of its golden answers in it.
+    """
+    own = folder / name
     if not (own / ANSWERS).is_file():
-        folder = bundles.EMBEDDED_DEFAULT
+        folder, name = bundles.EMBEDDED_DEFAULT, FOLDER
     try:
-        own = bounded_files.inside(folder, FOLDER)
+        own = bounded_files.inside(folder, name)
         return tuple(each.picture for each in _recorded(own, _values(bounded_files.inside(own, ANSWERS))["pictures"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
@@ -156,6 +162,8 @@ def record(
 ) -> Bundle:
     """Record the answers of a network in the folder of its bundle, and read the bundle again.
 
+    With what goes wrong, or is interrupted, the bundle has the answers of before.
+
     Args:
         bundle: in a folder of its own; or a graph of another framework, beside which they are written.
         answer: uint8 ``[N, H, W, C]`` -> float32 probabilities ``[N, classes]``, computed in float32.
@@ -165,25 +173,64 @@ def record(
 
     Raises:
         BundleError: a picture cannot be decoded, or none has a large enough margin.
+        OSError: a file cannot be written.
     """
     kept, values = _answers(bundle, answer, candidates, by)
     folder = bundle.folder / FOLDER
     folder.mkdir(exist_ok=True)
     try:
-        folder = bounded_files.inside(bundle.folder, FOLDER)  # everything in it is deleted
+        folder = bounded_files.inside(bundle.folder, FOLDER)  # everything else in it is deleted
     except ValueError as error:
         raise BundleError(f"The answers cannot be recorded: {error}.") from error
-    for old in folder.iterdir():
-        old.unlink()
-    for each in kept:
-        (folder / each.picture.name).write_bytes(each.picture.data)
-    (folder / ANSWERS).write_text(_lines(values), encoding="utf-8")
+    _replace(folder, [each.picture for each in kept], values)
     if bundle.graph:  # which has no description: the folder beside it is found by its name
         return replace(bundle, golden=FOLDER)
     description = bundle.folder / bundles.DESCRIPTION
     described = bounded_files.parse_json(bounded_files.read_text(description, bounded_files.DESCRIPTION_BYTES))
     whole_files.write_text(description, json.dumps({**described, "golden": FOLDER}, indent=2) + "\n")
+    if bundle.golden not in {"", FOLDER}:  # of another temperature, see `rescaled`
+        shutil.rmtree(bounded_files.inside(bundle.folder, bundle.golden), ignore_errors=True)
     return bundles.read(bundle.folder)
+
+
+def _replace(folder: Path, shown: Sequence[SampleImage], values: dict[str, Any]) -> None:
+    """Put pictures and their answers into a folder, in the place of those that are there.
+
+    The file of answers, which says which pictures count, is replaced as a whole between writing the new pictures and
+    deleting the old ones. So a new picture has a name of its own, unless the very same one is there.
+
+    Args:
+        folder: without links in its path.
+        shown: the pictures.
+        values: for the file of answers; the names of the files are set in it.
+    """
+    there, written = {path.name for path in folder.iterdir()} | {ANSWERS}, list[Path]()
+    names, text = list[str](), ""
+    try:
+        for picture in shown:
+            name, usable = picture.name, bounded_files.is_plain_name(picture.name)
+            if not usable or name in names or not whole_files.holds(folder / name, picture.data):
+                if not usable or name in there:
+                    name = f"{secrets.token_hex(4)}{PurePath(name).suffix if usable else ''}"
+                written.append(folder / name)
+                whole_files.write_bytes(folder / name, picture.data)
+                there.add(name)
+            names.append(name)
+        files = [{**each, "file": name} for each, name in zip(values["pictures"], names, strict=True)]
+        text = _lines({**values, "pictures": files})
+        if (folder / ANSWERS).is_symlink():  # or what it leads to, anywhere, would be replaced
+            (folder / ANSWERS).unlink()
+        whole_files.write_text(folder / ANSWERS, text)
+    except BaseException:  # an interrupt, too, which may come when all is done
+        if not whole_files.holds(folder / ANSWERS, text.encode()):
+            for path in written:
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
+        raise
+    for old in folder.iterdir():
+        if old.name not in {*names, ANSWERS} and (old.is_symlink() or not old.is_dir()):
+            old.unlink()
 
 
 def record_published(bundle: Bundle, answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]], *, by: str) -> Path:
@@ -196,7 +243,7 @@ def record_published(bundle: Bundle, answer: Callable[[NDArray[np.uint8]], NDArr
             f"The row of {bundle.name} in models/published names no file of golden answers. Give it a name first."
         )
     path = bundle.golden_folder / bundle.golden
-    path.write_text(_lines(_answers(bundle, answer, photographs(), by)[1]), encoding="utf-8")
+    whole_files.write_text(path, _lines(_answers(bundle, answer, photographs(), by)[1]))
     return path
 
 
@@ -223,9 +270,13 @@ def rescaled(folder: Path, bundle: Bundle, temperature: float) -> str:
         each["probabilities"] = [float(f"{p:.7g}") for p in powers / powers.sum()]
     after = folder / f"{FOLDER}-{secrets.token_hex(4)}"
     after.mkdir()
-    for each in values["pictures"]:
-        shutil.copyfile(bounded_files.inside(before, each["file"]), after / each["file"])
-    (after / ANSWERS).write_text(_lines({**values, "temperature": temperature}), encoding="utf-8")
+    try:
+        for each in values["pictures"]:
+            shutil.copyfile(bounded_files.inside(before, each["file"]), after / each["file"])
+        whole_files.write_text(after / ANSWERS, _lines({**values, "temperature": temperature}))
+    except BaseException:  # an interrupt, too
+        shutil.rmtree(after, ignore_errors=True)
+        raise
     return after.name
 
 
@@ -234,7 +285,7 @@ def _answers(
     answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     candidates: Iterable[SampleImage],
     by: str,
-) -> tuple[list[GoldenAnswer], dict[str, object]]:
+) -> tuple[list[GoldenAnswer], dict[str, Any]]:
     """The pictures of which a network is certain, with its answers, and what is to be recorded of them."""
     kept = []
     for picture in candidates:
@@ -255,7 +306,7 @@ def _answers(
             "The network is not certain about any of the pictures: the probability of its first class must exceed "
             f"that of the second by {MIN_MARGIN}. Give pictures of classes that it knows, with --picture."
         )
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         **_made_with(bundle),
         "by": by,
         "pictures": [
@@ -321,7 +372,7 @@ def _golden(folder: Path, value: dict[str, object], limit: int) -> GoldenAnswer:
     return GoldenAnswer(SampleImage(str(name), data, str(value.get("source", ""))[:1000]), probabilities)
 
 
-def _lines(values: dict[str, object]) -> str:
+def _lines(values: dict[str, Any]) -> str:
     """As JSON, with each list of numbers on one line."""
 
     def one_line(numbers: re.Match[str]) -> str:

@@ -7,12 +7,14 @@ test holds the two equal.
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from glimpse.models import standard
 from glimpse.models.catalogue import rows
+from glimpse.models.files import whole_files
 from glimpse.models.spec import Architecture
 
 _TABLE = Path(__file__).parent / "sizes.csv"
@@ -51,12 +53,13 @@ def _table() -> dict[tuple[str, str], Size]:
 
 def main() -> None:
     """Write the table."""
-    with _TABLE.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(_COLUMNS)
-        for row in rows():
-            found = measure(row)
-            table.writerow((row.name, row.variant, found.parameters, found.multiply_adds))
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(_COLUMNS)
+    for row in rows():
+        found = measure(row)
+        table.writerow((row.name, row.variant, found.parameters, found.multiply_adds))
+    whole_files.write_text(_TABLE, text.getvalue())
 
 
 if __name__ == "__main__":

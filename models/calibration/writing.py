@@ -134,13 +134,20 @@ def _change(
     values = bounded_files.parse_json(bounded_files.read_text(described, bounded_files.DESCRIPTION_BYTES))
     values |= {"temperature": temperature, "novelty": novelty.to_dict()}
     values |= {} if drift is None else {"drift": drift.to_dict()}
-    outdated = None
+    outdated = fresh = None
     if temperature != bundle.temperature:
         values["metrics"] = _kept(bundle.metrics)
         if bundle.golden:
             outdated = bounded_files.inside(folder, bundle.golden)
             values["golden"] = golden.rescaled(folder, bundle, temperature)
-    whole_files.write_text(folder / bundles.DESCRIPTION, json.dumps(values, indent=2) + "\n")
+            fresh = folder / values["golden"]
+    text = json.dumps(values, indent=2) + "\n"
+    try:
+        whole_files.write_text(folder / bundles.DESCRIPTION, text)
+    except BaseException:  # an interrupt, too, which may come when all is done
+        if fresh is not None and not whole_files.holds(folder / bundles.DESCRIPTION, text.encode()):
+            shutil.rmtree(fresh, ignore_errors=True)
+        raise
     if outdated is not None:
         shutil.rmtree(outdated, ignore_errors=True)
 

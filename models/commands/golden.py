@@ -67,7 +67,9 @@ def _golden(options: argparse.Namespace) -> None:
         _show_answers(bundle)
         return
     chosen = [golden.SampleImage(path.name, path.read_bytes(), options.source) for path in options.picture or ()]
-    _show_answers(golden.record(bundle, answer, chosen or golden.pictures(bundle.folder), by=by))
+    _show_answers(
+        golden.record(bundle, answer, chosen or golden.pictures(bundle.folder, bundle.golden or golden.FOLDER), by=by)
+    )
 
 
 def _published(architecture: str) -> sources.ModelSource:

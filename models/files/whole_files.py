@@ -40,10 +40,16 @@ def write_bytes(path: Path, data: bytes) -> None:
         if target.exists():
             beside.chmod(target.stat().st_mode & 0o777)
         beside.replace(target)
-    except OSError as error:
+    except BaseException as error:  # an interrupt, too
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        if error.errno is None:
+        if not isinstance(error, OSError) or error.errno is None:
             raise
         # What was written to is of no use to whoever reads the message.
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def holds(path: Path, data: bytes) -> bool:
+    """Whether a regular file has these contents; a link at the path is not followed."""
+    found = path.is_file() and not path.is_symlink() and path.stat().st_size == len(data)
+    return found and path.read_bytes() == data

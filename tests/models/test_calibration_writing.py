@@ -33,13 +33,14 @@ def test_a_calibration_that_cannot_be_finished_changes_nothing(tmp_path: Path, m
     before, answers = bundles.read(mine), golden.read(bundles.read(mine))
     assert before.novelty is not None
     changed = replace(before.novelty, threshold=2.0)
-    for step in ("copyfile", "write_text", "replace", "fsync"):
+    for step in ("copyfile", "replace", "fsync"):
         with monkeypatch.context() as broken:
-            owner = {"copyfile": shutil, "write_text": Path, "replace": Path, "fsync": os}[step]
+            owner = {"copyfile": shutil, "replace": Path, "fsync": os}[step]
             broken.setattr(owner, step, full_disk)
             with pytest.raises(OSError, match="no space"):
                 writing.write(before, None, temperature=1.5, novelty=changed, drift=None)
         assert bundles.read(mine) == before
+        assert [path.name for path in mine.glob("golden*")] == [before.golden]
         assert all(map(same_answer, golden.read(bundles.read(mine)), answers))
     writing.write(before, None, temperature=1.5, novelty=changed, drift=None)
     after = bundles.read(mine)

@@ -18,6 +18,7 @@ from PIL import Image
 from glimpse.models import bundle, golden
 from glimpse.models.bundle import BundleError, ClassLabel
 from glimpse.models.prestem.recipe import Recipe
+from tests.models.full_disk import files_of
 
 
 def picture(name: str, red: int) -> golden.SampleImage:
@@ -118,6 +119,53 @@ def test_a_full_disk_leaves_the_description_whole(made: bundle.Bundle, monkeypat
     with pytest.raises(OSError, match="No space left"):
         golden.record(made, answer, [picture("red.png", 255)], by="a test")
     assert (made.folder / "model.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["other.png", "red.png"])
+def test_a_full_disk_leaves_the_answers_of_before(recorded: bundle.Bundle, name: str) -> None:
+    """Also where a new picture has the name of one that is there."""
+    folder = recorded.folder / "golden"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    other = picture(name, 250)
+    # Of the picture nothing fits; of the answers, behind it, not all.
+    for most in (50, max(len(other.data), 300)):
+        with files_of(most), pytest.raises(OSError, match="File too large"):
+            golden.record(recorded, answer, [other], by="a test")
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    golden.record(recorded, answer, [other], by="a test")
+    (kept,) = golden.read(recorded)
+    assert kept.picture.data == other.data
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_pictures_of_one_name_are_both_recorded(made: bundle.Bundle) -> None:
+    both = [picture("red.png", 255), picture("red.png", 200)]
+    kept = golden.read(golden.record(made, answer, both, by="a test"))
+    assert [each.picture.data for each in kept] == [each.data for each in both]
+
+
+def test_a_link_in_place_of_the_answers_is_not_written_through(recorded: bundle.Bundle, tmp_path: Path) -> None:
+    answers, elsewhere = recorded.folder / "golden" / "answers.json", tmp_path / "mine"
+    elsewhere.write_text("mine")
+    answers.unlink()
+    answers.symlink_to(elsewhere)
+    golden.record(recorded, answer, [picture("red.png", 255)], by="a test")
+    assert elsewhere.read_text() == "mine"
+    assert len(golden.read(recorded)) == 1
+
+
+def test_answers_of_another_temperature_are_recorded_anew_with_their_pictures(recorded: bundle.Bundle) -> None:
+    """Which lie in a folder of another name; that is gone afterwards."""
+    name = golden.rescaled(recorded.folder, recorded, 2.0)
+    path = recorded.folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"golden": name, "temperature": 2.0}))
+    found = bundle.read(recorded.folder)
+    shown = golden.pictures(found.folder, found.golden)
+    assert [each.name for each in shown] == ["red.png", "dim.png"]
+    again = golden.record(found, answer, shown[:1], by="a test")
+    assert again.golden == "golden"
+    assert [each.picture.name for each in golden.read(again)] == ["red.png"]
+    assert not (recorded.folder / name).exists()
 
 
 def test_recording_anew_leaves_no_picture_of_the_last_time(recorded: bundle.Bundle) -> None:
