@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from glimpse.models import calibration_pictures
 from glimpse.models.bundle import Bundle
@@ -33,6 +34,7 @@ class CardContents:
     """The values that a model card shows."""
 
     bundle: Bundle
+    folder: Path  # in which the bundle will be
     run: Run | TransferRun
     parameters: int  # all of them, trainable and not
     epochs_done: int  # completed when the weights were saved
@@ -260,7 +262,7 @@ def _pictures(card: CardContents) -> str:
 
 def _again(card: CardContents) -> str:
     if card.tested:
-        folder, test = shlex.quote(card.bundle.folder.as_posix()), shlex.quote(card.test)
+        folder, test = shlex.quote(card.folder.as_posix()), shlex.quote(card.test)
         command = f"{_python(card)} -m glimpse.models.evaluate --bundle {folder} --data {test}"
         if "--test-labels" in card.command:
             command += f" --labels {shlex.quote(card.command[card.command.index('--test-labels') + 1])}"

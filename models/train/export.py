@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from glimpse.models.train.multi_label import calibrate as label_calibrate
 from glimpse.models.train.multi_label import measure as label_measure
 from glimpse.models.train.multi_label.measure import LabelMeasurement
 from glimpse.models.train.plan import Run
+from glimpse.models.train.renewed import renewed
 from glimpse.models.train.transfer.plan import TransferRun
 
 
@@ -75,25 +77,26 @@ def export(
     Raises:
         ValueError: there are no held-out images, on which the temperature is fitted.
     """
-    target = folder / "bundle"
-    target.mkdir(parents=True, exist_ok=True)
     trained = find(run.plan.architecture, run.plan.variant, run.plan.options)
     row = trained.served()
     options = {name: value for name, value in run.plan.options.items() if getattr(row, name) == getattr(trained, name)}
-    weights.save(fit.network(model), target / bundle.WEIGHTS, dtype=metadata.dtype)
-    assembly = assemble(row, classes=len(run.labels), input_shape=run.recipe.shape)
-    weights.load(assembly.model, target / bundle.WEIGHTS)
     epochs_done = fit.epochs_done(model, run.plan, splits.training)
-    trained_network = Trained(
-        assembly=assembly,
-        architecture=row.name,
-        variant=row.variant,
-        options=options,
-        epochs=epochs_done,
-        provisional=epochs_done < run.plan.total_epochs,
-        history=fit.history(folder, epochs_done),
-    )
-    return finish(trained_network, run, splits, metadata, target)
+    target = folder / "bundle"
+    with renewed(target) as fresh:
+        weights.save(fit.network(model), fresh / bundle.WEIGHTS, dtype=metadata.dtype)
+        assembly = assemble(row, classes=len(run.labels), input_shape=run.recipe.shape)
+        weights.load(assembly.model, fresh / bundle.WEIGHTS)
+        trained_network = Trained(
+            assembly=assembly,
+            architecture=row.name,
+            variant=row.variant,
+            options=options,
+            epochs=epochs_done,
+            provisional=epochs_done < run.plan.total_epochs,
+            history=fit.history(folder, epochs_done),
+        )
+        measurement = finish(trained_network, run, splits, metadata, fresh, target)
+    return bundle.read(target), measurement
 
 
 def told(made: Bundle, measurement: Measurement | LabelMeasurement, test: LabelledImages | None) -> str:
@@ -121,9 +124,9 @@ class Trained:
     history: list[dict[str, float]]  # a row for each epoch
 
 
-def finish(
-    trained: Trained, run: Run | TransferRun, splits: DataSplits, metadata: Metadata, target: Path
-) -> tuple[Bundle, Measurement | LabelMeasurement]:
+def finish(  # noqa: PLR0917 - both folders
+    trained: Trained, run: Run | TransferRun, splits: DataSplits, metadata: Metadata, fresh: Path, target: Path
+) -> Measurement | LabelMeasurement:
     """Calibrate and measure a network whose weights are in the folder of its bundle, and write all else there.
 
     Args:
@@ -131,7 +134,8 @@ def finish(
         run: its plan, recipe and labels.
         splits: labelled images.
         metadata: name, version, data set.
-        target: the folder of the bundle, with the weights.
+        fresh: the folder of the bundle, with the weights.
+        target: where that folder will be, and where an earlier bundle may be.
 
     Raises:
         ValueError: there are no held-out images, on which the temperature is fitted.
@@ -139,7 +143,9 @@ def finish(
     network = serving.logits_model(trained.assembly, run.recipe)
     held_out = serving.logits(network, splits.held_out.pixels)
     if splits.held_out.classes.ndim == 2:
-        return _finish_labels(trained, run, splits, metadata, target=target, network=network, held_out=held_out)
+        return _finish_labels(
+            trained, run, splits, metadata, fresh=fresh, target=target, network=network, held_out=held_out
+        )
     temperature = round(calibrate.fit_temperature(held_out, splits.held_out.classes), 4)
     # Of a few held-out images it would say little: the bundle is without, and `calibrate` can fit one later.
     threshold = fit_novelty(held_out, {}) if len(held_out) >= FEWEST_IMAGES else None
@@ -147,24 +153,23 @@ def finish(
     scores = held_out if splits.test is None else serving.logits(network, splits.test.pixels)
     measurement = measure(scores, judged.classes, temperature)
 
-    if metadata.pictures:  # before the description: a run that ends in between leaves no bundle of others' pictures
-        calibration_pictures.write(target, splits.held_out.pixels, splits.held_out.classes, run.recipe)
-    else:
-        calibration_pictures.remove(target)
+    if metadata.pictures:
+        calibration_pictures.write(fresh, splits.held_out.pixels, splits.held_out.classes, run.recipe)
     written = _write(
         trained,
         run,
         metadata,
-        target,
+        fresh,
         measurement=measurement,
         temperature=temperature,
         novelty=threshold,
         drift=_reference(held_out, splits.held_out, temperature, threshold, run.recipe.depth),
     )
-    written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, temperature))
-    plotted = _plotted(trained.history, measurement, run.labels, target)
-    _write_card(written, trained, run, splits, metadata, measurement=measurement, plotted=plotted)
-    return written, measurement
+    network = serving.serving_model(trained.assembly, run.recipe, temperature)
+    written = _with_golden_answers(written, network, target)
+    plotted = _plotted(trained.history, measurement, run.labels, fresh)
+    _write_card(written, trained, run, splits, metadata, target=target, measurement=measurement, plotted=plotted)
+    return measurement
 
 
 def _finish_labels(
@@ -173,10 +178,11 @@ def _finish_labels(
     splits: DataSplits,
     metadata: Metadata,
     *,
+    fresh: Path,
     target: Path,
     network: keras.Model,
     held_out: NDArray[np.float32],
-) -> tuple[Bundle, LabelMeasurement]:
+) -> LabelMeasurement:
     """The same of a multi-label network: a temperature, an offset and a threshold for each label.
 
     It has neither a threshold of novelty nor a reference of drift, which follow from probabilities that add up to 1.
@@ -190,15 +196,13 @@ def _finish_labels(
     judged = splits.held_out if splits.test is None else splits.test
     scores = held_out if splits.test is None else serving.logits(network, splits.test.pixels)
     measurement = label_measure.measure(scores, judged.classes, head)
-    written = _write(trained, run, metadata, target, measurement=measurement, temperature=1.0, head=head)
-    written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, 1.0, head))
-    for name in card.PLOTS:
-        (target / name).unlink(missing_ok=True)
+    written = _write(trained, run, metadata, fresh, measurement=measurement, temperature=1.0, head=head)
+    written = _with_golden_answers(written, serving.serving_model(trained.assembly, run.recipe, 1.0, head), target)
     plotted = plots.available()
     if plotted:
-        plots.curves(trained.history, target / card.CURVES)
-    _write_card(written, trained, run, splits, metadata, measurement=measurement, plotted=plotted)
-    return written, measurement
+        plots.curves(trained.history, fresh / card.CURVES)
+    _write_card(written, trained, run, splits, metadata, target=target, measurement=measurement, plotted=plotted)
+    return measurement
 
 
 def _write(
@@ -240,12 +244,14 @@ def _write_card(
     splits: DataSplits,
     metadata: Metadata,
     *,
+    target: Path,
     measurement: Measurement | LabelMeasurement,
     plotted: bool,
 ) -> None:
     text = card.write(
         card.CardContents(
             bundle=written,
+            folder=target,
             run=run,
             parameters=trained.assembly.model.count_params(),
             epochs_done=trained.epochs,
@@ -287,8 +293,6 @@ def _reference(
 def _plotted(history: list[dict[str, float]], measurement: Measurement, labels: Sequence[str], target: Path) -> bool:
     """Draw the plots of a bundle into its folder; False where there is no matplotlib, which is said."""
     if not plots.available():
-        for name in card.PLOTS:
-            (target / name).unlink(missing_ok=True)  # of an earlier export, with other numbers
         print(  # noqa: T201 - a program's
             "The bundle has no plots, because matplotlib is not installed. To add them: pip install matplotlib, then "
             "run the same command with --export-only."
@@ -300,17 +304,27 @@ def _plotted(history: list[dict[str, float]], measurement: Measurement, labels: 
     return True
 
 
-def _with_golden_answers(written: Bundle, network: keras.Model) -> Bundle:
-    """The bundle with golden answers, or without them where no prediction has the margin that they need."""
+def _with_golden_answers(written: Bundle, network: keras.Model, target: Path) -> Bundle:
+    """The bundle with golden answers, or without them where no prediction has the margin that they need.
+
+    The pictures are those of the bundle that is in `target`, if there is one.
+    """
     by = f"Keras {keras.__version__} on {keras.backend.backend()} in float32"
     try:
         return golden.record(
             written,
             lambda pixels: keras.ops.convert_to_numpy(network(pixels, training=False)),
-            golden.pictures(written.folder),
+            _pictures(target),
             by=by,
         )
     except bundle.BundleError as error:
-        later = f"To record them later: python -m glimpse.models golden {written.folder}"
+        later = f"To record them later: python -m glimpse.models golden {target}"
         print(plain(f"The bundle has no golden answers: {error} {later}"))  # noqa: T201 - a program's
         return written
+
+
+def _pictures(target: Path) -> tuple[golden.SampleImage, ...]:
+    name = golden.FOLDER
+    with contextlib.suppress(bundle.BundleError):  # there is none yet
+        name = bundle.read(target).golden or name
+    return golden.pictures(target, name)

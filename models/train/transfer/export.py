@@ -12,6 +12,7 @@ from glimpse.models.train import fit
 from glimpse.models.train.export import DataSplits, Metadata, Trained, finish
 from glimpse.models.train.measure import Measurement
 from glimpse.models.train.multi_label.measure import LabelMeasurement
+from glimpse.models.train.renewed import renewed
 from glimpse.models.train.transfer.base import Base
 from glimpse.models.train.transfer.network import Network
 from glimpse.models.train.transfer.phase import Outcome
@@ -41,26 +42,26 @@ def export(
         metadata: name, version, data set.
         folder: of the run, with its history.
     """
-    target = folder / "bundle"
-    target.mkdir(parents=True, exist_ok=True)
     head, thawed = outcome
     row = base.row.served() if base.row else None
     options = {name: value for name, value in base.options.items() if row and getattr(row, name) == value}
     epochs = head.epochs + (thawed.epochs if thawed else 0)
-    trained = Trained(
-        assembly=_whole(network, run, target) if row is None else _of_row(network, run, base, metadata, target),
-        architecture=row.name if row else "",
-        variant=row.variant if row else "",
-        options=options,
-        weights_file=bundle.WEIGHTS if row else WHOLE,
-        epochs=epochs,
-        provisional=not (thawed.ended if thawed else head.ended and not run.plan.thaw),
-        history=fit.history(folder, epochs),
-    )
     notes = " ".join(filter(None, (metadata.training_note, rejected(outcome))))
-    return finish(
-        trained, run, splits, dataclasses.replace(metadata, base_note=base.licence, training_note=notes), target
-    )
+    metadata = dataclasses.replace(metadata, base_note=base.licence, training_note=notes)
+    target = folder / "bundle"
+    with renewed(target) as fresh:
+        trained = Trained(
+            assembly=_whole(network, run, fresh) if row is None else _of_row(network, run, base, metadata, fresh),
+            architecture=row.name if row else "",
+            variant=row.variant if row else "",
+            options=options,
+            weights_file=bundle.WEIGHTS if row else WHOLE,
+            epochs=epochs,
+            provisional=not (thawed.ended if thawed else head.ended and not run.plan.thaw),
+            history=fit.history(folder, epochs),
+        )
+        measurement = finish(trained, run, splits, metadata, fresh, target)
+    return bundle.read(target), measurement
 
 
 def rejected(outcome: tuple[Outcome, Outcome | None]) -> str:
