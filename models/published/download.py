@@ -21,12 +21,11 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
-from io import FileIO
 from pathlib import Path
 from typing import IO
 
 from glimpse.models.files import bounded_files
-from glimpse.models.published.safe_writing import open_for_append, write_atomically
+from glimpse.models.published.safe_writing import open_for_append, write_atomically, write_whole
 from glimpse.models.published.transfer_limits import (
     DownloadPolicy,
     FetchError,
@@ -144,7 +143,7 @@ def _receive(
                 if offset > policy.limit:
                     discard(part)
                     raise FetchError(_too_large(response.url, offset, policy))
-                _write(file, chunk)
+                write_whole(file, chunk)
                 report(offset, total)
             os.fsync(file.fileno())
     except OSError as error:
@@ -161,12 +160,6 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         return response.read1(_CHUNK)
     except (http.client.HTTPException, OSError) as error:
         raise RetryableError(error) from error
-
-
-def _write(file: FileIO, chunk: bytes) -> None:
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 def _total(response: http.client.HTTPResponse, part: Path, offset: int) -> int | None:

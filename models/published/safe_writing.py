@@ -54,12 +54,24 @@ def write_atomically(path: Path, data: bytes) -> None:
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         with _opened(beside, _NEW) as file:
-            file.write(data)
+            write_whole(file, data)
+            os.fsync(file.fileno())
         beside.replace(path)
-    except OSError:
+    except BaseException:  # an interrupt, too
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def write_whole(file: FileIO, data: bytes) -> None:
+    """Write all of the data: without a buffer, a disk that becomes full takes a part of it and raises nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _opened(path: Path, flags: int) -> FileIO:

@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from glimpse.models.published import DownloadPolicy, FetchError, fetch
 from glimpse.models.published.safe_writing import write_atomically
+from tests.models.full_disk import files_of
 from tests.models.web import BODY, QUICK, Server, checkpoint, serving, truncated
 
 PRECIOUS = b"nothing of this may change\n"
@@ -105,3 +106,12 @@ def test_a_lock_that_is_never_let_go_is_not_waited_for_without_end(server: Serve
     with FileLock(cache / "net.h5.lock"), pytest.raises(FetchError, match=r"Another process has held .*net\.h5\.lock"):
         fetch(checkpoint(server.url), cache, policy=DownloadPolicy(seconds=0.1))
     assert server.requests == []
+
+
+def test_a_full_disk_leaves_the_file_that_is_there(tmp_path: Path) -> None:
+    """Of an unbuffered file it takes a part, without an error."""
+    (tmp_path / "record").write_bytes(b"old")
+    with files_of(100), pytest.raises(OSError, match="File too large"):
+        write_atomically(tmp_path / "record", bytes(1000))
+    assert [path.name for path in tmp_path.iterdir()] == ["record"]
+    assert (tmp_path / "record").read_bytes() == b"old"
