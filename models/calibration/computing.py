@@ -77,7 +77,13 @@ def find_foreign(path: Path, labels: Sequence[ClassLabel]) -> Foreign:
     with files.open_images(path, SUFFIXES) as images:
         found = [image.name for image in images]
     folders = {PurePosixPath(name).parent.name for name in found if "/" in name}
-    known = {folder for folder in folders if _is_class(folder, labels)}
+    tables = classes.by_name(labels)
+    known = {
+        # A name that several classes share is known, too, although it does not tell which of them is meant.
+        folder
+        for folder in folders
+        if any(key in table for table in tables for key in (folder, classes.plain(folder)))
+    }
     kept = tuple(name for name in found if PurePosixPath(name).parent.name not in known)
     if not kept:
         why = f" but those of the model's own classes: {classes.some(sorted(known))}" if known else ""
@@ -105,13 +111,6 @@ def find_trained(path: Path, most: int) -> Foreign:
         raise ValueError(f"{path} has no images. --trained-on must name a folder or zip file with images.")
     some = np.sort(np.random.default_rng(0).permutation(len(found))[:most])
     return Foreign(name=str(path), path=path, files=tuple(found[number] for number in some))
-
-
-def _is_class(folder: str, labels: Sequence[ClassLabel]) -> bool:
-    try:
-        return bool(classes.indices([folder], labels, data="", model=""))
-    except ValueError:
-        return False
 
 
 def compute(

@@ -64,7 +64,8 @@ def write(
     wrong there, or is interrupted, the bundle is the old one, or there is none yet.
 
     What was measured with another temperature is left out of the bundle's metrics, and recorded answers of a bundle
-    are scaled to the new one, which changes their probabilities and nothing else.
+    are scaled to the new one, which changes their probabilities and nothing else. A reference of drift that was made
+    with another temperature or score is left out, too, where there is no new one.
 
     Raises:
         ValueError: as `check`.
@@ -133,7 +134,10 @@ def _change(
     described = bounded_files.inside(bundle.folder, bundles.DESCRIPTION)
     values = bounded_files.parse_json(bounded_files.read_text(described, bounded_files.DESCRIPTION_BYTES))
     values |= {"temperature": temperature, "novelty": novelty.to_dict()}
-    values |= {} if drift is None else {"drift": drift.to_dict()}
+    if drift is not None:
+        values["drift"] = drift.to_dict()
+    elif temperature != bundle.temperature or not _same_score(novelty, bundle.novelty):
+        values.pop("drift", None)
     outdated = fresh = None
     if temperature != bundle.temperature:
         values["metrics"] = _kept(bundle.metrics)
@@ -150,6 +154,15 @@ def _change(
         raise
     if outdated is not None:
         shutil.rmtree(outdated, ignore_errors=True)
+
+
+def _same_score(one: NoveltyThreshold, other: NoveltyThreshold | None) -> bool:
+    """Whether both give the same scores, whatever their thresholds are."""
+    return other is not None and (one.score, one.distance, one.logistic) == (
+        other.score,
+        other.distance,
+        other.logistic,
+    )
 
 
 def _kept(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Labelled image files, before any is decoded, and which class of a model each of their classes is.
 
 Two forms are read: a folder or zip file with a folder for each class, and a folder with a ``labels.txt`` that has a
-line for each image, ``FILE CLASS``. There a class may also be an index into the model's classes.
+line for each image, ``FILE CLASS``. There a class may also be an index into the model's classes, unless these have
+numbers for labels.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class LabelledFiles:
         path: what the user gave, for messages.
         images: the folder or zip file that `models.train.files.open_images` opens.
         files: of each image, the name within `images`, and the name of its class.
-        indexed: the classes are indices into the model's classes, not names.
+        indexed: the classes are whole numbers: indices into the model's classes, or labels that are numbers.
     """
 
     path: Path
@@ -128,7 +129,14 @@ def indices(data: LabelledFiles, labels: Sequence[ClassLabel], model: str) -> di
     Raises:
         ValueError: the model does not know a class, or several of its classes have that name; the message names them.
     """
-    if data.indexed:
+    # The labels "1" to "12" are not the indices 1 to 12, and not even in their order where they were sorted as texts.
+    named = {each.label for each in labels}.intersection(data.classes) if data.indexed else set()
+    if named and len(named) < len(data.classes):
+        raise ValueError(
+            f"{data.path} names classes by numbers, and only some are labels of {model}: {some(sorted(named))}. So it "
+            "is not clear whether they are labels or indices. Name all of them by their labels."
+        )
+    if data.indexed and not named:
         beyond = [name for name in data.classes if int(name) >= len(labels)]
         if beyond:
             raise ValueError(

@@ -200,14 +200,20 @@ def fit_threshold(known: NDArray[np.float64], share: float = KNOWN_SHARE) -> flo
         share: 0..1, of them to pass.
 
     Raises:
-        ValueError: there are fewer than `FEWEST_IMAGES`.
+        ValueError: there are fewer than `FEWEST_IMAGES`, or more than may fail have no score.
     """
     if len(known) < FEWEST_IMAGES:
         raise ValueError(
             f"A threshold of novelty needs at least {FEWEST_IMAGES} images that the network was not trained on. "
             f"Received: {len(known)}"
         )
-    return float(np.sort(known)[math.ceil(share * len(known)) - 1])
+    found = float(np.sort(known)[math.ceil(share * len(known)) - 1])
+    if not found < float(np.finfo(np.float32).max):  # which no image would exceed
+        raise ValueError(
+            f"More than {1 - share:.0%} of the images have no score of novelty, because the network gives numbers for "
+            "them that are infinite or none. Are its weights whole, and is the scaling of the recipe theirs?"
+        )
+    return found
 
 
 def auroc(known: NDArray[np.floating], foreign: NDArray[np.floating]) -> float:

@@ -17,6 +17,7 @@ from PIL import Image
 from glimpse.models import bundle as bundles
 from glimpse.models import calibration_pictures, golden, sources
 from glimpse.models.__main__ import main
+from glimpse.models.bundle import ClassLabel
 from glimpse.models.calibration import computing
 from glimpse.models.novelty import novelty
 from glimpse.models.sources import ModelSource
@@ -264,3 +265,12 @@ def test_folders_of_the_models_own_classes_are_not_foreign(foreign: Path) -> Non
     found = computing.find_foreign(foreign, bundles.read(bundles.EMBEDDED_DEFAULT).labels)
     assert found.known == ("dog",)
     assert len(found.files) == 35
+
+
+def test_a_folder_whose_name_several_classes_share_is_not_foreign(tmp_path: Path) -> None:
+    for name in ("Crane", "mural"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    labels = (ClassLabel("crane", "n02012849"), ClassLabel("crane", "n03126707"), ClassLabel("dog"))
+    found = computing.find_foreign(tmp_path, labels)
+    assert (found.known, found.files) == (("Crane",), ("mural/1.png",))

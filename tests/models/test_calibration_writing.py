@@ -14,6 +14,7 @@ from glimpse.models import beside, golden, sources
 from glimpse.models import bundle as bundles
 from glimpse.models.bundle import BundleError
 from glimpse.models.calibration import writing
+from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.sources import ModelSource
 
 
@@ -47,6 +48,23 @@ def test_a_calibration_that_cannot_be_finished_changes_nothing(tmp_path: Path, m
     assert (after.temperature, after.novelty) == (1.5, changed)
     assert not (mine / before.golden).exists()
     assert len(golden.read(after)) == len(answers)
+
+
+def test_a_reference_of_drift_goes_with_its_temperature_and_score(tmp_path: Path) -> None:
+    mine = shutil.copytree(bundles.EMBEDDED_DEFAULT, tmp_path / "mine")
+    shipped = bundles.read(mine)
+    assert shipped.novelty is not None
+    assert shipped.drift is not None
+    same = replace(shipped.novelty, threshold=2.0)
+    writing.write(shipped, None, temperature=shipped.temperature, novelty=same, drift=None)
+    assert bundles.read(mine).drift == shipped.drift
+    other = NoveltyThreshold(score="entropy", threshold=1.0)
+    for temperature, novelty in ((1.5, same), (shipped.temperature, other)):
+        out = tmp_path / novelty.score
+        writing.write(shipped, out, temperature=temperature, novelty=novelty, drift=None)
+        assert bundles.read(out).drift is None
+        writing.write(bundles.read(out), None, temperature=temperature, novelty=novelty, drift=shipped.drift)
+        assert bundles.read(out).drift == shipped.drift
 
 
 def test_pictures_that_cannot_be_written_leave_the_old_bundle_or_none(tmp_path: Path) -> None:

@@ -199,6 +199,16 @@ def test_an_evaluation_refuses_a_folder_that_may_be_two_classes(folders: Path) -
         evaluate(replace(loaded, labels=tuple(each for each in twins if each.label != "cat")), folders)
 
 
+def test_numbers_that_are_labels_are_no_indices() -> None:
+    """Labels that are sorted as texts, as those of a training are, have another order than their numbers."""
+    labels = [ClassLabel(name) for name in sorted(map(str, range(1, 12)))]
+    data = LabelledFiles(Path("data"), Path("data"), (("1.png", "2"), ("2.png", "10")), indexed=True)
+    assert indices(data, labels, "model") == {"2": 3, "10": 1}
+    mixed = LabelledFiles(Path("data"), Path("data"), (("1.png", "0"), ("2.png", "10")), indexed=True)
+    with pytest.raises(ValueError, match=r"only some are labels of model: 10\. So it is not clear"):
+        indices(mixed, labels, "model")
+
+
 def test_an_index_beyond_the_classes_is_refused() -> None:
     data = LabelledFiles(Path("data"), Path("data"), (("1.png", "3"), ("2.png", "4")), indexed=True)
     with pytest.raises(ValueError, match=r"does not know: 4\. Its 4 classes have the indices 0 to 3"):
