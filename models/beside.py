@@ -101,6 +101,15 @@ def read_head(path: Path, classes: int) -> Head:
         raise BundleError(f"The recipe {path} cannot be used: {messages.short(error)}") from error
 
 
+def states_head(path: Path) -> bool:
+    """Whether a recipe's file says what the scores of the network mean.
+
+    Raises:
+        BundleError: as `read_recipe`.
+    """
+    return bool(_read(path)[2])
+
+
 def read_embedding(path: Path) -> str:
     """The output or node of a graph that a recipe's file names as its ``embedding``; empty: it names none.
 

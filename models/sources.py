@@ -273,7 +273,9 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
     labels = read_labels(source.labels) if source.labels else None
     found = foreign.details(graph, labels, beside.read_recipe(source.recipe) if source.recipe else None)
     embedding = beside.read_embedding(source.recipe) if source.recipe else found.embedding
-    head = beside.read_head(source.recipe, len(found.labels)) if source.recipe else found.head
+    head = found.head
+    if source.recipe and beside.states_head(source.recipe):
+        head = beside.read_head(source.recipe, len(found.labels))
     made = _made(
         graph.path,
         name=_name(graph.name),

@@ -53,6 +53,15 @@ def labels(folder: Path) -> tuple[ClassLabel, ...]:
     return found
 
 
+def is_multi_label(folder: Path) -> bool:
+    """Whether a configuration in the folder says that an image may show several labels, or none.
+
+    Raises:
+        GraphError: it cannot be read.
+    """
+    return _json(folder, CONFIG).get("problem_type") == "multi_label_classification"
+
+
 def recipe(folder: Path) -> dict[str, Any]:
     """The fields of a recipe that say what a configuration in the folder says; empty where it says nothing.
 

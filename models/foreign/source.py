@@ -19,7 +19,7 @@ from glimpse.models.foreign.facts import (
     refuse_custom,
 )
 from glimpse.models.foreign.formats import GraphFormat
-from glimpse.models.heads import SOFTMAX, Head
+from glimpse.models.heads import SOFTMAX, Head, multi_label
 from glimpse.models.labels import ClassLabel, read_labels
 from glimpse.models.prestem.recipe import Recipe, change_for
 
@@ -46,7 +46,7 @@ class Details:
     labels: tuple[ClassLabel, ...]
     recipe: Recipe
     embedding: str  # the output or node that the recipe's file names; empty: none
-    head: Head = SOFTMAX  # that the recipe's file states
+    head: Head = SOFTMAX  # that the recipe's file states, or else a configuration
 
 
 def find(path: Path) -> GraphFile | None:
@@ -131,6 +131,9 @@ def details(graph: GraphFile, labels: tuple[ClassLabel, ...] | None, recipe: Rec
     if found is None:
         raise BundleError(_without_labels(graph, facts))
     head = SOFTMAX if told is None else beside.read_head(told, len(found))
+    stated = told is not None and beside.states_head(told)
+    if not stated and any(map(configs.is_multi_label, _folders(graph))):
+        head = multi_label(len(found))
     return Details(labels=found, recipe=recipe, embedding=embedding, head=head)
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from glimpse.models import heads
 from glimpse.models.bundle import BundleError
 from glimpse.models.foreign import GraphError, configs
 from glimpse.models.foreign.names import labels_of
@@ -82,6 +83,24 @@ POOLFORMER = {
     "size": {"shortest_edge": 224},
     "crop_pct": 0.95,
 }
+
+
+def test_a_problem_of_several_labels_is_no_softmax(tmp_path: Path) -> None:
+    path = saved(onnx_model(end=""), tmp_path)
+    assert found(path).head == heads.SOFTMAX
+    config = {"problem_type": "multi_label_classification", "id2label": dict(enumerate(NAMES))}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert found(path).head == heads.multi_label(len(NAMES))
+    elsewhere = tmp_path / "elsewhere" / "recipe.toml"
+    elsewhere.parent.mkdir()
+    recipe = (tmp_path / "recipe.toml").read_text()
+    elsewhere.write_text(recipe)
+    assert found(path, recipe=elsewhere).head == heads.multi_label(len(NAMES))
+    # What is stated in a recipe counts more.
+    elsewhere.write_text(recipe + 'head = "softmax"\n')
+    assert found(path, recipe=elsewhere).head == heads.SOFTMAX
+    (tmp_path / "recipe.toml").write_text(recipe + 'head = "multi-label"\nthresholds = 0.25\n')
+    assert found(path).head == heads.multi_label(len(NAMES), 0.25)
 
 
 @pytest.mark.parametrize(
