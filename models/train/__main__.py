@@ -17,6 +17,7 @@ from glimpse.models.train.checks import (
     check_hold_out,
     check_paths,
     check_stop_after,
+    report_new_classes,
     report_omissions,
     report_unlabelled,
 )
@@ -131,6 +132,7 @@ def _read(options: argparse.Namespace, recipe: Recipe, rule: HoldOut) -> tuple[R
     everything = data.read(options.data, recipe, skip_unreadable=options.skip_unreadable, besides=options.samples)
     report_omissions(options.data, everything)
     report_unlabelled(options.data, options.samples)
+    report_new_classes(options.data, options.samples)
     check_classes(options.data, everything.labels)
     count = min(MAX_HELD_OUT, math.ceil(len(everything) / 20)) if options.hold_out is None else options.hold_out
     training, held_out = data.hold_out(everything, count, options.seed, rule)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from glimpse.models import bundle
-from glimpse.models.train import samples
+from glimpse.models.decoding.formats import SUFFIXES
+from glimpse.models.labels import some
+from glimpse.models.train import files, samples
 
 if TYPE_CHECKING:
     from glimpse.models.train.data import LabelledImages
@@ -34,6 +36,31 @@ def report_unlabelled(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and samples.is_samples(path) and (count := samples.unlabelled(path)):
             print(f"{path}: {count:,} samples have no true class yet and are left out.", file=sys.stderr)  # noqa: T201 - a program's
+
+
+def report_new_classes(data: Path, besides: Path | None) -> None:
+    """Say which classes come from further images alone: new ones, and those that are spelt in another way.
+
+    Args:
+        data: folder or zip file of the images to train on.
+        besides: that of the further ones; None: there are none.
+
+    Raises:
+        OSError, ValueError: as of `models.train.files.open_images`.
+    """
+    if besides is None:
+        return
+    known, others = map(_class_names, (data, besides))
+    if new := sorted(others - known):
+        print(  # noqa: T201 - a program's
+            f"{besides}: these classes, of which {data} has no image, become classes of the model, too: {some(new)}.",
+            file=sys.stderr,
+        )
+
+
+def _class_names(path: Path) -> set[str]:
+    with files.open_images(path, SUFFIXES) as images:
+        return {PurePosixPath(image.name).parent.name for image in images}
 
 
 def check_classes(path: Path, labels: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.train import samples
-from glimpse.models.train.checks import report_unlabelled
+from glimpse.models.train.checks import report_new_classes, report_unlabelled
 from glimpse.models.train.data import read
 from glimpse.server.labelling.folder import MARK, Limits, SampleFolder
 
@@ -51,6 +51,20 @@ def test_those_without_a_class_are_counted(tmp_path: Path, patches: Path, capsys
     path = kept(tmp_path / "samples", "red", None, None)
     report_unlabelled(patches, path, None)
     assert capsys.readouterr().err == f"{path}: 2 samples have no true class yet and are left out.\n"
+
+
+def test_classes_that_come_from_samples_alone_are_told(
+    tmp_path: Path, patches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new class is one, and so is one that somebody has spelt in another way."""
+    report_new_classes(patches, None)
+    report_new_classes(patches, kept(tmp_path / "known", "red", "green", None))
+    assert capsys.readouterr().err == ""
+    path = kept(tmp_path / "samples", "red", "Red", "violet")
+    report_new_classes(patches, path)
+    assert capsys.readouterr().err == (
+        f"{path}: these classes, of which {patches} has no image, become classes of the model, too: Red, violet.\n"
+    )
 
 
 @pytest.mark.parametrize(

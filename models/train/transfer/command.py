@@ -19,6 +19,7 @@ from glimpse.models.train.checks import (
     check_hold_out,
     check_paths,
     check_stop_after,
+    report_new_classes,
     report_omissions,
     report_unlabelled,
 )
@@ -146,6 +147,7 @@ def _images(
     images = data.read(options.data, recipe, skip_unreadable=skip, besides=options.samples)
     report_omissions(options.data, images)
     report_unlabelled(options.data, options.samples)
+    report_new_classes(options.data, options.samples)
     check_classes(options.data, images.labels)
     return images, split(images.classes, images.labels, _held_out(options, images), seed)
 
