@@ -20,11 +20,11 @@ from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.floods.connection_monitor import ConnectionMonitor
 from glimpse.server.floods.guard import Guard
 from glimpse.server.floods.penalties import Penalty
-from glimpse.server.grpc import message_fields
+from glimpse.server.grpc import message_fields, repository_servicer
 from glimpse.server.grpc.health import HEALTH, Health
 from glimpse.server.grpc.interceptors import CallInterceptor
 from glimpse.server.grpc.repository_servicer import ModelRepositoryServicer
-from glimpse.server.grpc.servicer import SERVICE, ImageClassifier, gates, readers
+from glimpse.server.grpc.servicer import SERVICE, ImageClassifier, gates, names, readers
 from glimpse.server.labelling.feedback import Feedback
 from glimpse.server.labelling.labelling import Labelling
 from glimpse.server.life import Life, WorkerPart
@@ -159,6 +159,7 @@ class Server:
             most_fields=max(message_fields.LEAST, settings.max_images_per_request * message_fields.EACH_IMAGE),
             probes=open_inference.PROBES,
             pools={open_inference.SERVICE: open_inference.POOL},
+            names={**names(), **repository_servicer.names(), **open_inference.names()},
         )
         # The port for probes shares nothing with the calls that it reports on, neither their places nor their turns.
         of_probes = CallInterceptor(Calls(self._metrics, access), {}, checks=access.probes)

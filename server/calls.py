@@ -18,6 +18,7 @@ from glimpse.server.access.call_metadata import read_metadata
 from glimpse.server.access.control import AccessControl
 from glimpse.server.access.peer_certificate import PeerCertificate
 from glimpse.server.errors import ServiceError
+from glimpse.server.fields import Names
 from glimpse.server.floods.guard import Guard
 from glimpse.server.metrics.metrics import Metrics
 from glimpse.server.sampling import LeftOut, Sampled
@@ -32,6 +33,7 @@ _DEFECTS = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}
 _LEFT = {CANCELLED, "DEADLINE_EXCEEDED"}  # of a watch: its caller has seen enough
 
 Metadata = Iterable[tuple[str, str | bytes]]
+_NONE: Names = {}
 
 
 class Calls:
@@ -58,7 +60,16 @@ class Calls:
         # Of unknown and of identified callers: neither take the other's lines.
         self.sampled = Sampled(_tell_left_out), Sampled(_tell_left_out)
 
-    def method(self, kind: str, service: str, name: str, *, classifies: bool = False, probe: bool = False) -> Method:
+    def method(
+        self,
+        kind: str,
+        service: str,
+        name: str,
+        *,
+        classifies: bool = False,
+        probe: bool = False,
+        names: Names = _NONE,
+    ) -> Method:
         """What all calls of a method have in common.
 
         Args:
@@ -67,8 +78,9 @@ class Calls:
             name: of the method.
             classifies: whether it classifies images.
             probe: whether it is a health check: anybody may call it, and it is neither traced, logged nor audited.
+            names: what its callers call the fields that errors are about.
         """
-        return Method(self, kind, service, name, classifies=classifies, probe=probe)
+        return Method(self, kind, service, name, classifies=classifies, probe=probe, names=names)
 
     def unknown_method(self, metadata: Metadata, peer: str, port: int = 0) -> None:
         """A call has come, and been refused, for a method that does not exist; `port` as in `CallContext`."""
@@ -80,9 +92,11 @@ class Calls:
 class Method:
     """Begins and ends the calls of one method."""
 
-    def __init__(self, calls: Calls, kind: str, service: str, name: str, *, classifies: bool, probe: bool) -> None:
+    def __init__(
+        self, calls: Calls, kind: str, service: str, name: str, *, classifies: bool, probe: bool, names: Names
+    ) -> None:
         """Made by `Calls.method`."""
-        self._name = f"{service}/{name}"
+        self._name, self._names = f"{service}/{name}", names
         self._classifies, self._probe = classifies, probe
         self._counts = calls.metrics.rpcs.of(kind, service, name)
         self._metrics, self._access, self._guard = calls.metrics, calls.access, calls.guard
@@ -123,6 +137,10 @@ class Method:
         """
         if not self._probe:
             self._access.identify(call, authorization, certificate)
+
+    def field(self, error: ServiceError) -> str:
+        """What an error is about, as callers of this method call it."""
+        return self._names.get(error.field, error.field)
 
     async def refused(self, call: CallContext, error: ServiceError) -> None:
         """Count a call that is refused as a whole; returns when its caller may be told."""

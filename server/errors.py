@@ -104,7 +104,8 @@ class ServiceError(Exception):
         code: gRPC status code.
         reason: for programs.
         message: for people: what was wrong, what was received, what to do.
-        field: path of the offending request field, "" where there is none.
+        field: what of the request was wrong: one of `server/fields.py`, or already the name that the callers of a
+            transport use; "" where it is no single one.
         retry_after: seconds after which coming back may help; None: it will not.
     """
 

@@ -17,6 +17,7 @@ from glimpse.server.errors import (
     UnavailableError,
     shown,
 )
+from glimpse.server.fields import Field
 from glimpse.server.loaded_model import LoadedModel
 
 # Most of a start is the framework's import, a few seconds.
@@ -213,7 +214,7 @@ class ModelRegistry:
         raise ModelNotFoundError(
             Reason.MODEL_NOT_FOUND,
             f"Model {name} has no version {shown(selector.version)}. Loaded: {', '.join(versions)}.",
-            field="model.version",
+            field=Field.VERSION,
         )
 
     def name(self, name: str) -> str:
@@ -237,7 +238,7 @@ class ModelRegistry:
             return _loading()
         known = f"Loaded: {', '.join(self._models)}." if self._models else "None is loaded."
         return ModelNotFoundError(
-            Reason.MODEL_NOT_FOUND, f"No model {shown(asked or name)} is loaded. {known}", field="model.name"
+            Reason.MODEL_NOT_FOUND, f"No model {shown(asked or name)} is loaded. {known}", field=Field.MODEL
         )
 
     def _alias_not_loaded(self, name: str, alias: str, version: str) -> ServiceError:
@@ -249,7 +250,7 @@ class ModelRegistry:
         # Without the reason, which may name paths: it is for those who manage models.
         why = f"could not be loaded. {WHERE_WHY}" if failed else "is not loaded."
         return FailedPreconditionError(
-            Reason.MODEL_NOT_LOADED, f"Model {name} {version}, which is {alias}, {why}", field="model.version"
+            Reason.MODEL_NOT_LOADED, f"Model {name} {version}, which is {alias}, {why}", field=Field.VERSION
         )
 
     def _reason(self, name: str, version: str) -> str:

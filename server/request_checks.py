@@ -21,6 +21,7 @@ from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.domain import Caller, ClassChoice, ClassifyRequest
 from glimpse.server.errors import DeadlineExceededError, InvalidRequestError, Reason, shown
 from glimpse.server.fair_queue import Ahead
+from glimpse.server.fields import Field
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.metrics.metrics import Metrics, ModelMetrics
 from glimpse.server.registry import ModelRegistry
@@ -103,7 +104,7 @@ class RequestChecks:
             raise InvalidRequestError(
                 Reason.TOO_MANY_IMAGES,
                 f"A request may have at most {self.max_images} images. Received: {images}. Send several requests.",
-                field="images",
+                field=Field.IMAGES,
             )
 
     def job(self, request: ClassifyRequest, caller: Caller) -> Job:
@@ -117,7 +118,9 @@ class RequestChecks:
         """
         model = self.model(request)
         if not request.images:
-            raise InvalidRequestError(Reason.NO_IMAGES, "The request has no image. Send at least one.", field="images")
+            raise InvalidRequestError(
+                Reason.NO_IMAGES, "The request has no image. Send at least one.", field=Field.IMAGES
+            )
         self.check_number(len(request.images))
         k = _top_k(request, model)
         self._check_outputs(request, model)
@@ -170,8 +173,8 @@ class RequestChecks:
         if not request.outputs:
             raise ValueError(told)
         if request.ranked:
-            raise InvalidRequestError(Reason.UNKNOWN_OUTPUT, told, field="options.outputs")
-        raise InvalidRequestError(Reason.INVALID_TENSOR, told, field="outputs")
+            raise InvalidRequestError(Reason.UNKNOWN_OUTPUT, told, field=Field.OUTPUTS)
+        raise InvalidRequestError(Reason.INVALID_TENSOR, told, field=Field.OUTPUTS)
 
     def recipe(self, request: ClassifyRequest, model: LoadedModel) -> Recipe:
         """The pre-stem of this request.
@@ -191,7 +194,7 @@ class RequestChecks:
             raise InvalidRequestError(
                 Reason.GEOMETRY_NOT_ALLOWED,
                 f"{allowed} Received: {shown(request.geometry)}",
-                field="options.geometry",
+                field=Field.GEOMETRY,
             )
         return model.bundle.recipe.with_geometry(request.geometry)
 
@@ -254,25 +257,25 @@ def _top_k(request: ClassifyRequest, model: LoadedModel) -> int:
         raise InvalidRequestError(
             Reason.TOP_K_OUT_OF_RANGE,
             f"top_k must be from 1 to {classes}, the number of classes. Received: {k}",
-            field="options.top_k",
+            field=Field.TOP_K,
         )
     if not 0 <= request.min_probability <= 1:
         raise InvalidRequestError(
             Reason.MIN_PROBABILITY_OUT_OF_RANGE,
             f"min_probability must be from 0 to 1. Received: {request.min_probability}",
-            field="options.min_probability",
+            field=Field.MIN_PROBABILITY,
         )
     if not 0 <= request.roll_up <= 1:
         raise InvalidRequestError(
             Reason.ROLL_UP_OUT_OF_RANGE,
             f"roll_up must be from 0 to 1. Received: {request.roll_up}",
-            field="options.roll_up",
+            field=Field.ROLL_UP,
         )
     if request.roll_up and thresholds is not None:
         raise InvalidRequestError(
             Reason.ROLL_UP_OUT_OF_RANGE,
             f"roll_up must be 0 for {model.bundle.name}, a multi-label model: its probabilities are each for "
             f"itself, and a group has none. Received: {request.roll_up}",
-            field="options.roll_up",
+            field=Field.ROLL_UP,
         )
     return k

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from glimpse.server.errors import InvalidRequestError, OverloadedError, Reason
+from glimpse.server.fields import Field
 
 _REMEMBERED = 100_000  # callers; some 20 MB
 _EXACT = 1e-6  # seconds; below is what the clock and the divisions round off
@@ -95,7 +96,7 @@ class Rates:
                 Reason.TOO_MANY_IMAGES,
                 f"One caller may send at most {allowed.burst} {self._what} at once. Received: {images}. Waiting does "
                 "not help; send several smaller requests.",
-                field="images",
+                field=Field.IMAGES,
             )
         now, bucket = self._clock(), self._buckets.get(who)
         counted = max(images, worth)

@@ -19,6 +19,7 @@ from glimpse.models.class_names import ClassNames, UnknownClassError
 from glimpse.models.outputs import LOGITS, PROBABILITIES
 from glimpse.server.domain import ClassChoice
 from glimpse.server.errors import InvalidRequestError, Reason
+from glimpse.server.fields import Field
 
 _KEPT = 64  # choices of a model that are remembered: callers ask for the same ones again
 _SMALL = 256  # names of a choice that is remembered
@@ -91,7 +92,15 @@ class Classes:
         try:
             return self._chosen(choice) if small else self._choose(choice)
         except UnknownClassError as error:
-            raise InvalidRequestError(Reason.UNKNOWN_CLASS, str(error), field="options.classes") from None
+            raise InvalidRequestError(Reason.UNKNOWN_CLASS, str(error), field=self._blamed(choice)) from None
+
+    def _blamed(self, choice: ClassChoice) -> Field:
+        """Which of the two lists has an unknown name, or leaves no class."""
+        try:
+            self._names.choose(choice.allow, ())
+        except UnknownClassError:
+            return Field.ALLOW
+        return Field.DENY
 
     def _choose(self, choice: ClassChoice) -> Chosen:
         found = self._names.choose(choice.allow, choice.deny)

@@ -22,6 +22,7 @@ from glimpse.models.prestem.area import covered
 from glimpse.server.answers.occlusion import COPIES, occluded
 from glimpse.server.domain import Caller, ClassChoice, ClassifyRequest, Explanation, Image, ImageResult, RawImage
 from glimpse.server.errors import InvalidRequestError, Reason, shown
+from glimpse.server.fields import Field
 
 if TYPE_CHECKING:
     from glimpse.models.prestem.recipe import Recipe
@@ -81,14 +82,14 @@ def explaining(
     if method not in METHODS:
         known = ", ".join((AUTO, *METHODS))
         raise InvalidRequestError(
-            Reason.CANNOT_EXPLAIN, f"explain must be one of {known}. Received: {shown(method)}", field="options.explain"
+            Reason.CANNOT_EXPLAIN, f"explain must be one of {known}. Received: {shown(method)}", field=Field.EXPLAIN
         )
     if method not in able:
         raise InvalidRequestError(
             Reason.CANNOT_EXPLAIN,
             f"{model.bundle.name} has no class activation maps, because it does not end in global average pooling and "
             f"one dense layer, or is a graph of another framework. Ask for {AUTO} or {OCCLUSION}.",
-            field="options.explain",
+            field=Field.EXPLAIN,
         )
     most = max_images // (1 + COPIES)
     if method == OCCLUSION and len(request.images) > most:
@@ -97,7 +98,7 @@ def explaining(
             Reason.TOO_MANY_IMAGES,
             f"Each image that is explained by occlusion counts as {1 + COPIES}, and a request may have at most "
             f"{max_images}: {most} such images. Received: {len(request.images)}. {advice}",
-            field="images",
+            field=Field.IMAGES if most else Field.EXPLAIN,
         )
     name = request.explain.class_name
     return Explaining(method, model, recipe, _classes(name, model, chosen), named=bool(name))
@@ -110,7 +111,7 @@ def _classes(name: str, model: LoadedModel, chosen: Chosen | None) -> NDArray[np
     try:
         return model.classes.chosen(ClassChoice((name,))).classes
     except InvalidRequestError as error:
-        raise InvalidRequestError(error.reason, error.message, field="options.explain_class") from None
+        raise InvalidRequestError(error.reason, error.message, field=Field.EXPLAIN_CLASS) from None
 
 
 @dataclass(frozen=True, slots=True)

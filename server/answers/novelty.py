@@ -12,6 +12,7 @@ from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import Outputs
 from glimpse.server.domain import ClassifyRequest, ImageResult, Novelty
 from glimpse.server.errors import InvalidRequestError, Reason
+from glimpse.server.fields import Field
 
 
 def threshold(request: ClassifyRequest, bundle: Bundle, *, default: bool) -> NoveltyThreshold | None:
@@ -32,18 +33,24 @@ def threshold(request: ClassifyRequest, bundle: Bundle, *, default: bool) -> Nov
         raise InvalidRequestError(
             Reason.NO_NOVELTY_THRESHOLD,
             f"{bundle.name} is a multi-label model, whose answer for an image that shows none of its labels is that no "
-            "label is at least its threshold. Leave novelty and require_known out.",
-            field="options.require_known" if request.require_known else "options.novelty",
+            f"label is at least its threshold. Leave {' and '.join(_asked(request))} out.",
+            field=_asked(request)[0],
         )
     if asked and bundle.novelty is None:
         raise InvalidRequestError(
             Reason.NO_NOVELTY_THRESHOLD,
             f"{bundle.name} has no threshold of novelty, so that it cannot tell whether an image shows any of its "
-            "classes. Fit one with: python -m glimpse.models calibrate --data FOLDER NAME; or leave novelty and "
-            "require_known out.",
-            field="options.require_known" if request.require_known else "options.novelty",
+            "classes. Fit one with: python -m glimpse.models calibrate --data FOLDER NAME; or leave "
+            f"{' and '.join(_asked(request))} out.",
+            field=_asked(request)[0],
         )
     return bundle.novelty
+
+
+def _asked(request: ClassifyRequest) -> list[Field]:
+    """By which of its options a request asks for it."""
+    options = (Field.REQUIRE_KNOWN, request.require_known), (Field.NOVELTY, request.novelty)
+    return [each for each, asked in options if asked]
 
 
 def told_novelty(

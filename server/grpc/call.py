@@ -144,7 +144,8 @@ class GrpcCall:
 
     async def _abort(self, error: ServiceError) -> None:
         self._access.unread.send(self._call)
-        trailers = (*(self._context.trailing_metadata() or ()), *status.trailers(error))
+        told = status.trailers(error, self._method.field(error))
+        trailers = (*(self._context.trailing_metadata() or ()), *told)
         await abort(self._context, status.code(error), error.message, error, trailers=trailers)
 
 

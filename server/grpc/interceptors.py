@@ -13,6 +13,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from glimpse.server.access.call_context import current_call
 from glimpse.server.access.unauthenticated import UnauthenticatedCalls
 from glimpse.server.calls import Calls
+from glimpse.server.fields import Names
 from glimpse.server.grpc import message_fields, pixel_messages
 from glimpse.server.grpc.aborting import abort
 from glimpse.server.grpc.decompression import Decompressor
@@ -42,6 +43,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         readers: Mapping[str, pixel_messages.Reader] | None = None,
         probes: Collection[str] = (),
         pools: Mapping[str, DescriptorPool] | None = None,
+        names: Mapping[str, Names] | None = None,
     ) -> None:
         """Wrap the methods of one port.
 
@@ -56,11 +58,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             readers: by method, what reads some of its messages in protobuf's place, see `server.grpc.pixel_messages`.
             probes: methods that are health checks, besides those of grpc.health.v1.
             pools: by service, the pool of its messages, where that is not the default one.
+            names: by method, what its messages call the fields that errors are about.
         """
         self._calls, self._gates = calls, gates
         self._checks = calls.access.checks if checks is None else checks
         self._most_fields, self._readers = most_fields, readers or {}
-        self._probes, self._pools = probes, pools or {}
+        self._probes, self._pools, self._names = probes, pools or {}, names or {}
         self._decompressor = Decompressor(max_message_bytes)
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method, of which there are a few
         self._unknown: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(self._no_method)
@@ -86,7 +89,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         gate, access = self._gates.get(path), self._calls.access
         write = _counted(handler.response_serializer, classifies=gate is not None)
         probe = service == HEALTH or path in self._probes
-        method = self._calls.method(kind, service, name, classifies=gate is not None, probe=probe)
+        names = self._names.get(path, {})
+        method = self._calls.method(kind, service, name, classifies=gate is not None, probe=probe, names=names)
         handlers = Handlers(method, access, self._decompressor)
         inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
         parse: Any = handler.request_deserializer

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import grpc.aio
 
 from glimpse.server.access.call_context import current_call
 from glimpse.server.errors import InvalidRequestError, Reason
+from glimpse.server.fields import Field, Names
 from glimpse.server.messages.describe import runtime
 from glimpse.server.registry import ModelStatus
 from glimpse.server.repository.management import ModelManagement
@@ -18,6 +20,18 @@ from glimpse.v1 import classifier_pb2_grpc
 REPOSITORY_SERVICE = pb.DESCRIPTOR.services_by_name["ModelRepository"].full_name
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def names() -> Mapping[str, Names]:
+    """What the messages of each method call the fields that errors are about."""
+    model: Names = {Field.MODEL: "name"}
+    both: Names = {**model, Field.VERSION: "version"}
+    by_method: dict[str, Names] = {
+        **dict.fromkeys(("Load", "Unload", "SetAlias"), both),
+        "SetRollout": {**model, Field.VERSION: "terms.version"},
+        "RollBack": model,
+    }
+    return {f"/{REPOSITORY_SERVICE}/{method}": found for method, found in by_method.items()}
 
 
 class ModelRepositoryServicer(classifier_pb2_grpc.ModelRepositoryServicer):

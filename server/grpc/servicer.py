@@ -17,6 +17,7 @@ from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
 from glimpse.server.domain import Classification, Explanation, ImageResult
 from glimpse.server.errors import ServiceError
+from glimpse.server.fields import CONTRACT, Field, Names
 from glimpse.server.grpc import pixel_messages
 from glimpse.server.grpc.call import caller_of
 from glimpse.server.grpc.handlers import Gate
@@ -53,6 +54,13 @@ def readers() -> Mapping[str, Reader]:
         f"/{SERVICE}/Classify": pixel_messages.request,
         f"/{SERVICE}/ClassifyStream": pixel_messages.stream_request,
     }
+
+
+def names() -> Mapping[str, Names]:
+    """What the messages of each method call the fields that errors are about."""
+    selector: Names = {each: CONTRACT[each] for each in (Field.MODEL, Field.VERSION)}
+    by_method: dict[str, Names] = {"Classify": CONTRACT, "ClassifyStream": CONTRACT, "DescribeModel": selector}
+    return {f"/{SERVICE}/{method}": found for method, found in by_method.items()}
 
 
 class ImageClassifier(classifier_pb2_grpc.ImageClassifierServicer):

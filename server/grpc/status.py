@@ -26,15 +26,16 @@ def code(error: ServiceError) -> grpc.StatusCode:
     return CODES[int(error.code)]
 
 
-def trailers(error: ServiceError) -> tuple[tuple[str, str | bytes], ...]:
+def trailers(error: ServiceError, field: str) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata of a refused call: the rich status, and when to retry.
 
     `google.rpc.Status` with ErrorInfo, BadRequest where a field is to blame, RetryInfo where coming back helps;
-    `grpc-retry-pushback-ms` as of gRFC A6, which gRPC clients with a retry policy honour by themselves.
+    `grpc-retry-pushback-ms` as of gRFC A6, which gRPC clients with a retry policy honour by themselves. `field` is what
+    the error is about, as the method's messages call it.
     """
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN)]
-    if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field)
+    if field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     pushback: tuple[tuple[str, str | bytes], ...] = ()
     if error.retry_after is not None:

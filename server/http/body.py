@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
@@ -14,7 +14,17 @@ class CallerLeftError(Exception):
     """The connection ended before the body did; nobody is there to be told."""
 
 
-def check_head(request: Request, most: int) -> None:
+class Limit(NamedTuple):
+    """How large a body may be."""
+
+    most: int = 0  # bytes
+    setting: str = ""  # that says so
+
+
+NO_BODY = Limit()
+
+
+def check_head(request: Request, limit: Limit) -> None:
     """Refuse by its head a request whose body is compressed or too large.
 
     Raises:
@@ -24,16 +34,16 @@ def check_head(request: Request, most: int) -> None:
     if encoding.lower() not in {"", "identity"}:
         raise UnsupportedEncodingError(shown(encoding))
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        raise BodyTooLargeError(most)
+    if length.isdecimal() and int(length) > limit.most:
+        raise BodyTooLargeError(*limit)
 
 
-async def read_body(receive: Any, most: int) -> bytes:
+async def read_body(receive: Any, limit: Limit) -> bytes:
     """The whole body.
 
     Args:
         receive: of ASGI.
-        most: bytes that it may have.
+        limit: how large it may be.
 
     Raises:
         BodyTooLargeError: expected; it has more, which its head did not say.
@@ -45,7 +55,7 @@ async def read_body(receive: Any, most: int) -> bytes:
         if message["type"] == "http.disconnect":
             raise CallerLeftError
         body += message.get("body", b"")
-        if len(body) > most:
-            raise BodyTooLargeError(most)
+        if len(body) > limit.most:
+            raise BodyTooLargeError(*limit)
         if not message.get("more_body", False):
             return bytes(body)

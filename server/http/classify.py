@@ -17,6 +17,8 @@ _KNOWN = ("model", "version", *options.NAMES)
 class Classify:
     """Its answers."""
 
+    names = options.names("image")
+
     def __init__(self, service: Service) -> None:
         """Have `service` classify."""
         self._service = service
@@ -27,7 +29,7 @@ class Classify:
         A photo that cannot be classified is the error of the request where it is the only one, else its own.
         """
         call = asked.call
-        texts, files = _read(asked)
+        texts, files, name = _read(asked)
         asked.body = b""
         selector = ModelSelector(texts.get("model", ""), texts.get("version", ""))
         chosen = options.of_texts(texts)
@@ -37,13 +39,13 @@ class Classify:
         answer = await self._service.classify(request, call, asked.caller)
         if len(answer.results) == 1 and (error := answer.results[0].error) is not None:
             self._service.failed(answer, call)
-            raise error
+            raise error.of_request(name, 0, 1)
         self._service.replied(answer, call)
         return await answers.classification(answer)
 
 
-def _read(asked: Asked) -> tuple[dict[str, str], list[bytes]]:
-    """What is asked for besides images, and the image files.
+def _read(asked: Asked) -> tuple[dict[str, str], list[bytes], str]:
+    """What is asked for besides images, the image files, and the name of the first one, "" where it is the body.
 
     Raises:
         InvalidRequestError: expected; the form or the query is not one of this method.
@@ -52,10 +54,10 @@ def _read(asked: Asked) -> tuple[dict[str, str], list[bytes]]:
     content_type = asked.request.headers.get("content-type", "")
     if content_type.lower().startswith("multipart/form-data"):
         found = form.read(asked.body, content_type)
-        texts, files = {**query, **found.texts}, found.files
+        texts, files, image = {**query, **found.texts}, found.files, "".join(found.names[:1])[:80]
     else:  # whatever it says that it is: curl calls a file a form's fields
-        texts, files = query, [asked.body]
+        texts, files, image = query, [asked.body], ""
     for name in texts:
         if name not in _KNOWN:
             raise malformed(f"There is no parameter {shown(name)}. Known: {', '.join(_KNOWN)}.", field=name[:80])
-    return texts, files
+    return texts, files, image

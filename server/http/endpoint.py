@@ -23,7 +23,7 @@ from glimpse.server.domain import Caller
 from glimpse.server.errors import DeadlineExceededError, OverloadedError, Reason, ServiceError, defect, draining
 from glimpse.server.fair_queue import Lane
 from glimpse.server.http import problems
-from glimpse.server.http.body import CallerLeftError, check_head, read_body
+from glimpse.server.http.body import NO_BODY, CallerLeftError, Limit, check_head, read_body
 from glimpse.server.http.connection import Connection
 
 _log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ class Endpoint:
         work: gives the response; its errors are answered here.
         gate: gives a place to a request that classifies, before its body is read.
         public: the budget of any other request, which has no body.
-        most: bytes that a body may have.
+        limit: how large a body may be.
     """
 
     method: Method
@@ -67,7 +67,7 @@ class Endpoint:
     work: Work
     gate: Gate | None = None
     public: UnauthenticatedCalls | None = None
-    most: int = 0
+    limit: Limit = NO_BODY
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -148,7 +148,7 @@ class _Answering:
     async def _refused(self, error: ServiceError) -> Response:
         self.code, self.reason, self.details = error.code.name, error.reason.value, error.message
         await self._endpoint.method.refused(self._call, error)
-        return problems.response(error)
+        return problems.response(error, self._endpoint.method.field(error))
 
     async def _in_time(self) -> Response:
         seconds = _timeout(self._request)
@@ -173,11 +173,11 @@ class _Answering:
 
     async def _answer_body(self, deadline: float | None) -> Response:
         endpoint, call, request = self._endpoint, self._call, self._request
-        check_head(request, endpoint.most)
+        check_head(request, endpoint.limit)
         call.traffic.waiting += 1
         try:
             body = await endpoint.access.uploads.receive(
-                call.who, call.peer, lambda: read_body(request.receive, endpoint.most)
+                call.who, call.peer, lambda: read_body(request.receive, endpoint.limit)
             )
         finally:
             call.traffic.waiting -= 1

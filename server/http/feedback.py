@@ -7,13 +7,14 @@ from typing import Any
 from starlette.responses import Response
 
 from glimpse.server.http import answers, json_body
+from glimpse.server.http.body import Limit
 from glimpse.server.http.endpoint import Asked
 from glimpse.server.http.problems import malformed
 from glimpse.server.labelling.feedback import TrueClass
 from glimpse.server.messages import feedback
 from glimpse.server.service import Service
 
-MOST_BYTES = 16 << 10  # of a body
+LIMIT = Limit(16 << 10)
 _KNOWN = ("request_id", "image", "true_class", "new_class")
 _MOST_IMAGE = 1 << 20
 

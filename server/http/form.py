@@ -25,6 +25,7 @@ class Form(NamedTuple):
 
     texts: dict[str, str]  # its fields that are no files, by name
     files: list[bytes]  # in their order
+    names: list[str]  # of the fields that hold the files
 
 
 def read(body: bytes, content_type: str) -> Form:
@@ -39,7 +40,7 @@ def read(body: bytes, content_type: str) -> Form:
     """
     boundary = _parameters(content_type.encode("latin-1", "replace")).get(b"boundary", b"")
     if not 0 < len(boundary) <= _LONGEST_BOUNDARY:
-        raise malformed("The Content-Type multipart/form-data must name a boundary.")
+        raise malformed("The Content-Type multipart/form-data must name a boundary.", field="content-type")
     mark = b"--" + boundary
     parts = body.split(_LINE + mark, _MOST_PARTS + 1)
     if body.startswith(mark):
@@ -50,7 +51,7 @@ def read(body: bytes, content_type: str) -> Form:
         raise malformed(f"A form may have at most {_MOST_PARTS} parts.")
     if not parts or not parts[-1].startswith(b"--"):
         raise malformed("The body is not multipart/form-data with its boundary, or is incomplete.")
-    form = Form({}, [])
+    form = Form({}, [], [])
     for part in parts[:-1]:
         _read_part(part, form)
     return form
@@ -73,8 +74,11 @@ def _read_part(part: bytes, form: Form) -> None:
     content = part[end + 4 :]
     if b"filename" in options or b"filename*" in options or name == "image":
         form.files.append(content)
+        form.names.append(name)
     elif len(content) > _MOST_TEXT:
-        raise malformed(f"The field {shown(name)} is too long. Send images as files: curl -F image=@photo.jpg")
+        raise malformed(
+            f"The field {shown(name)} is too long. Send images as files: curl -F image=@photo.jpg", field=name[:80]
+        )
     else:
         form.texts[name] = content.decode("utf-8", "replace")
 

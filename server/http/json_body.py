@@ -146,7 +146,7 @@ def mapping(value: object, field: str) -> dict[str, Any]:
 
 def unknown(name: str, where: str, known: str) -> InvalidRequestError:
     """What a caller is told whose JSON has what nobody reads."""
-    return malformed(f"{where} has no {shown(name)}. Known: {known}.", field=where)
+    return malformed(f"{where} has no {shown(name)}. Known: {known}.", field=f"{where}.{name[:80]}")
 
 
 def _kind(value: object) -> str:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from glimpse.models.outputs import DEFAULT_OUTPUTS
 from glimpse.server.domain import ClassChoice, ClassifyRequest, Explain, Image, ModelSelector
 from glimpse.server.errors import shown
+from glimpse.server.fields import Field, Names
 from glimpse.server.http import json_body
 from glimpse.server.http.problems import malformed
 
-NAMES = (
-    *("top_k", "min_probability", "geometry", "outputs", "allow", "deny", "roll_up"),
-    *("novelty", "require_known", "explain", "explain_class"),
-)
+_BY_FIELD = {
+    Field.TOP_K: "top_k",
+    Field.MIN_PROBABILITY: "min_probability",
+    Field.GEOMETRY: "geometry",
+    Field.OUTPUTS: "outputs",
+    Field.ALLOW: "allow",
+    Field.DENY: "deny",
+    Field.ROLL_UP: "roll_up",
+    Field.NOVELTY: "novelty",
+    Field.REQUIRE_KNOWN: "require_known",
+    Field.EXPLAIN: "explain",
+    Field.EXPLAIN_CLASS: "explain_class",
+}
+NAMES = tuple(_BY_FIELD.values())
+SELECTOR: Final[Names] = {Field.MODEL: "model", Field.VERSION: "version"}  # in a query as in a path
 
 # As many as a message of gRPC has room for, see `server.grpc.message_fields`: each is looked up on the event loop.
 _MOST_NAMES = 4096
+_LONGEST_NUMBER = 20  # characters
 _BOOLEANS = {None: None, "true": True, "false": False}
 
 
@@ -55,6 +70,11 @@ class Options:
         )
 
 
+def names(images: str, within: str = "") -> Names:
+    """What callers call the fields that errors are about: the images are `images`, the options in `within`."""
+    return {**SELECTOR, Field.IMAGES: images, **{field: within + name for field, name in _BY_FIELD.items()}}
+
+
 def of_parameters(parameters: Mapping[str, Any], where: str) -> Options:
     """The options in the `parameters` of a JSON request; others there are for others, and passed over.
 
@@ -89,28 +109,21 @@ def of_texts(texts: Mapping[str, str]) -> Options:
     """The options in a query or a form.
 
     Raises:
-        InvalidRequestError: expected; one is no number.
+        InvalidRequestError: expected; one is no number, neither true nor false, or has too many names.
     """
-    top_k, least, roll_up = (texts.get(name) for name in ("top_k", "min_probability", "roll_up"))
-    try:
-        return Options(
-            None if top_k is None else int(top_k[:20]),
-            0.0 if least is None else json_body.number(float(least), "min_probability"),
-            texts.get("geometry", ""),
-            DEFAULT_OUTPUTS.union(_listed(texts, "outputs")),
-            _listed(texts, "allow"),
-            _listed(texts, "deny"),
-            0.0 if roll_up is None else json_body.number(float(roll_up), "roll_up"),
-            _boolean(texts, "novelty"),
-            _boolean(texts, "require_known") or False,
-            texts.get("explain", ""),
-            texts.get("explain_class", ""),
-        )
-    except ValueError:
-        received = f"top_k={shown(str(top_k))}, min_probability={shown(str(least))}, roll_up={shown(str(roll_up))}"
-        raise malformed(
-            f"top_k must be a whole number, min_probability and roll_up numbers. Received: {received}."
-        ) from None
+    return Options(
+        _whole(texts, "top_k"),
+        _number(texts, "min_probability"),
+        texts.get("geometry", ""),
+        DEFAULT_OUTPUTS.union(_listed(texts, "outputs")),
+        _listed(texts, "allow"),
+        _listed(texts, "deny"),
+        _number(texts, "roll_up"),
+        _boolean(texts, "novelty"),
+        _boolean(texts, "require_known") or False,
+        texts.get("explain", ""),
+        texts.get("explain_class", ""),
+    )
 
 
 def _names(value: object, field: str) -> list[str]:
@@ -122,6 +135,24 @@ def _names(value: object, field: str) -> list[str]:
 def _check_number(names: int, field: str) -> None:
     if names > _MOST_NAMES:
         raise malformed(f"{field} may have at most {_MOST_NAMES:,} names. Received: {names:,}.", field=field)
+
+
+def _whole(texts: Mapping[str, str], name: str) -> int | None:
+    found = texts.get(name)
+    if found is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if len(found) <= _LONGEST_NUMBER:
+            return int(found)
+    raise malformed(f"{name} must be a whole number. Received: {shown(found)}.", field=name)
+
+
+def _number(texts: Mapping[str, str], name: str) -> float:
+    found = texts.get(name, "0")
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(found)):
+            return value
+    raise malformed(f"{name} must be a finite number. Received: {shown(found)}.", field=name)
 
 
 def _boolean(texts: Mapping[str, str], name: str) -> bool | None:

@@ -30,12 +30,11 @@ class BodyTooLargeError(ServiceError):
 
     code = Code.RESOURCE_EXHAUSTED
 
-    def __init__(self, most: int) -> None:
-        """`most`: bytes that a body may have."""
-        super().__init__(
-            Reason.MALFORMED_MESSAGE,
-            f"The body is larger than GLIMPSE_MAX_MESSAGE_BYTES ({most}). Send fewer or smaller images at once.",
-        )
+    def __init__(self, most: int, setting: str) -> None:
+        """`most`: bytes that a body may have, as a setting says, or none."""
+        limit = f"{setting} ({most})" if setting else f"{most} bytes, the most that this path takes"
+        advice = "Send fewer or smaller images at once." if setting else "Send several requests."
+        super().__init__(Reason.MALFORMED_MESSAGE, f"The body is larger than {limit}. {advice}")
 
 
 class UnsupportedEncodingError(InvalidRequestError):
@@ -47,6 +46,7 @@ class UnsupportedEncodingError(InvalidRequestError):
             Reason.MALFORMED_MESSAGE,
             f"The body must not be compressed: image files are compressed already. Received Content-Encoding: "
             f"{encoding}. Send it without.",
+            field="content-encoding",
         )
 
 
@@ -66,16 +66,16 @@ def status_of(error: ServiceError) -> HTTPStatus:
     return _STATUS[error.code]
 
 
-def response(error: ServiceError) -> Response:
-    """The response to a request that failed.
+def response(error: ServiceError, field: str = "") -> Response:
+    """The response to a request that failed; `field` is what the error is about, as the caller wrote it.
 
     `error` is the text, as both inference protocols have it; beside it are the reason and the code that gRPC's
     ErrorInfo and status have. `Retry-After` is in whole seconds, `retry_after_seconds` is exact.
     """
     content: dict[str, object] = {"error": error.message, "reason": error.reason.value, "code": error.code.name}
     headers: dict[str, str] = {}
-    if error.field:
-        content["field"] = error.field
+    if field:
+        content["field"] = field
     if error.retry_after is not None:
         content["retry_after_seconds"] = error.retry_after
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))

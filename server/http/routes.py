@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from glimpse.server.access.call_metadata import REQUEST_ID_KEY, ROUTING_KEY
 from glimpse.server.calls import Calls
 from glimpse.server.domain import ModelSelector
-from glimpse.server.http import answers, feedback, openapi, page, problems
+from glimpse.server.fields import Names
+from glimpse.server.http import answers, feedback, openapi, options, page, problems
+from glimpse.server.http.body import Limit
 from glimpse.server.http.classify import Classify
 from glimpse.server.http.connection import Connection
 from glimpse.server.http.endpoint import TIMEOUT_KEY, Asked, Endpoint, Work
@@ -40,10 +42,10 @@ class Routes:
         v1, v2, classify = V1(service), V2(service, settings.max_images_per_request), Classify(service)
         both = ("", _VERSION)
         routes = [
-            self._posts("/classify", "Classify", classify),
+            self._posts("/classify", "Classify", classify, names=classify.names),
             self._tells("/describe", "DescribeModel", self._describe),
             self._tells("/v1/models", "Models", v1.models),
-            *(self._posts(f"/v1{_MODEL}{each}:predict", "Predict", v1.predict) for each in both),
+            *(self._posts(f"/v1{_MODEL}{each}:predict", "Predict", v1.predict, names=v1.names) for each in both),
             *(self._tells(f"/v1{_MODEL}{each}", "Model", v1.model) for each in both),
             self._shows("/openapi.json", "Page", self._api),
         ]
@@ -52,14 +54,14 @@ class Routes:
                 self._tells("/v2", "ServerMetadata", v2.server),
                 # Before the paths of models: no model can be described that is called so, as with Triton.
                 self._tells("/v2/models/stats", "ModelStatistics", v2.all_stats),
-                *(self._posts(f"/v2{_MODEL}{each}/infer", "ModelInfer", v2.infer) for each in both),
+                *(self._posts(f"/v2{_MODEL}{each}/infer", "ModelInfer", v2.infer, names=v2.names) for each in both),
                 *(self._tells(f"/v2{_MODEL}{each}", "ModelMetadata", v2.model) for each in both),
                 *(self._tells(f"/v2{_MODEL}{each}/ready", "ModelReady", v2.model_ready) for each in both),
                 *(self._tells(f"/v2{_MODEL}{each}/config", "ModelConfig", v2.config) for each in both),
                 *(self._tells(f"/v2{_MODEL}{each}/stats", "ModelStatistics", v2.stats) for each in both),
             ]
         if settings.feedback:
-            routes.append(self._posts("/feedback", "Feedback", Feedback(service), most=feedback.MOST_BYTES))
+            routes.append(self._posts("/feedback", "Feedback", Feedback(service), names={}, limit=feedback.LIMIT))
         if settings.serve_health:
             routes += [
                 self._shows("/v2/health/live", "ServerLive", v2.live, health=True),
@@ -102,22 +104,22 @@ class Routes:
             _count_unknown(self._service.calls, scope)
         await self._app(scope, receive, send)
 
-    def _posts(self, path: str, name: str, work: Work, *, most: int = 0) -> Route:
-        """What takes a body, of `most` bytes; 0: as large as a message may be."""
-        method = self._service.calls.method("unary", SERVICE, name, classifies=True)
+    def _posts(self, path: str, name: str, work: Work, *, names: Names, limit: Limit | None = None) -> Route:
+        """What takes a body; `limit` None: as large as a message may be."""
+        method = self._service.calls.method("unary", SERVICE, name, classifies=True, names=names)
         endpoint = Endpoint(
             method,
             self._service.access,
             work,
             gate=self._service.place_for_call,
-            most=most or self._settings.max_message_bytes,
+            limit=limit or Limit(self._settings.max_message_bytes, "GLIMPSE_MAX_MESSAGE_BYTES"),
         )
         return Route(path, _Only("POST", endpoint, self._service.calls))
 
     def _tells(self, path: str, name: str, work: Work) -> Route:
         """What tells of models, to those who may classify."""
         access = self._service.access
-        method = self._service.calls.method("unary", SERVICE, name)
+        method = self._service.calls.method("unary", SERVICE, name, names=options.SELECTOR)
         endpoint = Endpoint(method, access, work, public=access.descriptions)
         return Route(path, _Only("GET", endpoint, self._service.calls))
 

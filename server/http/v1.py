@@ -26,6 +26,8 @@ def selector(request: Request) -> ModelSelector:
 class V1:
     """Its answers."""
 
+    names = options.names("instances", "parameters.")
+
     def __init__(self, service: Service) -> None:
         """Have `service` classify."""
         self._service = service

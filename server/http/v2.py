@@ -51,6 +51,8 @@ _SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_ou
 class V2:
     """Its answers."""
 
+    names = inference.names("model", "version", "parameters.{}")
+
     def __init__(self, service: Service, max_images: int) -> None:
         """Have `service` classify; a request may have `max_images`."""
         self._service, self._max_images = service, max_images
@@ -108,7 +110,7 @@ class V2:
         """Classify the images of a request; one that cannot be classified fails it."""
         call = asked.call
         name, version = _named(asked.request)
-        face = faces.find(self._service, name, version, field="model_name")
+        face = faces.find(self._service, name, version)
         content, binary = _split(asked.body, asked.request.headers.get(HEADER_LENGTH))
         asked.body = b""
         outputs = json_body.objects(content.get("outputs", []), "outputs")
@@ -142,7 +144,9 @@ def _split(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
     if length is None:
         return json_body.parsed(body), b""
     if not (length.isdecimal() and len(length) < 12 and int(length) <= len(body)):
-        raise malformed(f"{HEADER_LENGTH} must be the number of bytes of the JSON. Received: {shown(length)}.")
+        raise malformed(
+            f"{HEADER_LENGTH} must be the number of bytes of the JSON. Received: {shown(length)}.", field=HEADER_LENGTH
+        )
     return json_body.parsed(body[: int(length)]), body[int(length) :]
 
 
@@ -182,20 +186,21 @@ def _input(content: dict[str, Any], binary: bytes, where: str) -> InputTensor:
     datatype = json_body.string(content.get("datatype"), f"{where}.datatype")
     parameters = _parameters(content, f"{where}.")
     shape = _shape(content.get("shape"), f"{where}.shape")
-    if _SIZE not in parameters:
+    if _SIZE not in parameters.values:
         if binary:
             raise malformed(f"The body has {len(binary)} bytes behind its tensors.")
         raw, elements = _values_of(content.get("data"), datatype, f"{where}.data")
         return InputTensor(name, datatype, shape, raw, elements, f"{where}.data", parameters)
     if "data" in content:
         raise malformed(f"{where} has both data and {_SIZE}. Send one of them.", field=where)
-    size = json_body.integer(parameters[_SIZE], f"{where}.parameters.{_SIZE}")
+    size = json_body.integer(parameters.values[_SIZE], parameters.where(_SIZE))
     if not 0 <= size <= len(binary):
         raise malformed(
-            f"{where} should have {size} bytes of binary data, but {len(binary)} are left of the body.", field=where
+            f"{where} should have {size} bytes of binary data, but {len(binary)} are left of the body.",
+            field=parameters.where(_SIZE),
         )
     if size < len(binary):
-        raise malformed(f"The body has {len(binary) - size} bytes behind its tensors.")
+        raise malformed(f"The body has {len(binary) - size} bytes behind its tensors.", field=parameters.where(_SIZE))
     return InputTensor(name, datatype, shape, binary, (), where, parameters)
 
 
@@ -253,7 +258,7 @@ def _parameters(content: dict[str, Any], where: str) -> Parameters:
         InvalidRequestError: expected; they are no object.
     """
     found = json_body.mapping(content.get("parameters", {}), f"{where}parameters")
-    return {name: _parameter(value) for name, value in found.items()}
+    return Parameters({name: _parameter(value) for name, value in found.items()}, f"{where}parameters.{{}}")
 
 
 def _parameter(value: object) -> bool | int | float | str | None:
@@ -270,14 +275,17 @@ def _wants_binary(content: dict[str, Any], outputs: list[dict[str, Any]]) -> dic
         InvalidRequestError: expected; a parameter is neither true nor false.
     """
     usual = _flag(_parameters(content, ""), _ALL_BINARY, default=False)
-    named = {str(each.get("name")): _flag(_parameters(each, "outputs."), _BINARY, default=usual) for each in outputs}
+    named = {
+        str(each.get("name")): _flag(_parameters(each, f"outputs[{number}]."), _BINARY, default=usual)
+        for number, each in enumerate(outputs)
+    }
     return {"": usual, **named}
 
 
 def _flag(parameters: Parameters, name: str, *, default: bool) -> bool:
-    value = parameters.get(name, default)
+    value = parameters.values.get(name, default)
     if not isinstance(value, bool):
-        raise malformed(f"{name} must be true or false.", field=f"parameters.{name}")
+        raise malformed(f"{name} must be true or false.", field=parameters.where(name))
     return value
 
 

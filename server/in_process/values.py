@@ -21,6 +21,7 @@ from glimpse.models.outputs import DEFAULT_OUTPUTS, EMBEDDING, LOGITS
 from glimpse.server import domain
 from glimpse.server.domain import Classification
 from glimpse.server.errors import ServiceError
+from glimpse.server.fields import CONTRACT
 
 if TYPE_CHECKING:
     from glimpse.client.image_values import ImageInput
@@ -185,5 +186,9 @@ def to_error(error: ServiceError) -> errors.GlimpseError:
     """What the client raises where the service refuses a request."""
     code = errors.Code(int(error.code))
     return errors.of_code(code)(
-        code, error.reason.value, error.message, field=error.field, retry_after=error.retry_after
+        code,
+        error.reason.value,
+        error.message,
+        field=CONTRACT.get(error.field, error.field),
+        retry_after=error.retry_after,
     )

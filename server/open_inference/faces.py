@@ -51,25 +51,19 @@ class Face:
         return TensorMetadata(PROBABILITIES, FP32, (-1, len(self.model.bundle.labels)))
 
 
-def find(service: Service, name: str, version: str, *, field: str = "name") -> Face:
+def find(service: Service, name: str, version: str) -> Face:
     """A loaded model by one of its names; an empty one is that of the default model.
 
     Args:
         service: has the models.
         name: of the model, with or without the suffix.
         version: of the model; empty means the usual one.
-        field: of the message, which has the name.
 
     Raises:
         ModelNotFoundError, UnavailableError, FailedPreconditionError: expected; see `ModelRegistry.resolve`.
     """
     own = name.removesuffix(SUFFIX)
-    try:
-        model = service.model(ModelSelector(own, version))
-    except ModelNotFoundError as error:
-        prefix = field.removesuffix("name")
-        error.field = f"{prefix}version" if error.field.endswith("version") else field
-        raise
+    model = service.model(ModelSelector(own, version))
     pixels = own != name
     return Face(name if own else model.identity.name + SUFFIX * pixels, model, pixels)
 

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from glimpse.models.outputs import EMBEDDING, PROBABILITIES
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.domain import AT_ONCE, Classification, ClassifyRequest, Image, ImageResult, ModelSelector
-from glimpse.server.errors import InvalidRequestError, Reason, shown
+from glimpse.server.errors import InvalidImageError, InvalidRequestError, Reason, shown
+from glimpse.server.fields import Field, Names
 from glimpse.server.open_inference import faces, parameters, tensors
 from glimpse.server.open_inference.faces import BYTES, FP32, Face
 from glimpse.server.open_inference.messages import InferRequest, InferResponse, OutputTensor
 from glimpse.server.service import Service
 
 _LONGEST_ID = 4096  # characters, as on streams
+_SHAPE = "inputs[0].shape"  # says how many images there are
 NOVELTY = "novelty"  # the output that a request gets with the parameter of that name
 
 
@@ -41,6 +43,26 @@ class Asked(ClassifyRequest):
     id: str
     face: str  # the name by which the model was asked for
     wanted: tuple[_Wanted, ...]
+    contents: str  # where those of the images are in the message
+    pixels: bool  # whether they are pixels
+
+
+def names(model: str, version: str, parameter: str) -> Names:
+    """What the messages of a transport call the fields that errors are about.
+
+    Args:
+        model: the name of the model.
+        version: its version.
+        parameter: one of a request; "{}" stands for its name.
+    """
+    options = (Field.TOP_K, Field.MIN_PROBABILITY, Field.GEOMETRY, Field.NOVELTY)
+    return {
+        Field.MODEL: model,
+        Field.VERSION: version,
+        Field.IMAGES: _SHAPE,
+        Field.OUTPUTS: "outputs",
+        **{each: parameter.format(each) for each in options},
+    }
 
 
 def asked(request: InferRequest, service: Service, call: CallContext) -> Asked:
@@ -59,7 +81,7 @@ def asked(request: InferRequest, service: Service, call: CallContext) -> Asked:
             field="id",
         )
     options = parameters.options(request.parameters)
-    face = faces.find(service, request.model_name, request.model_version, field="model_name")
+    face = faces.find(service, request.model_name, request.model_version)
     wanted = _wanted(request, face, options.top_k)
     images = _images(request, face, lambda number: service.check_size(call, request.model_name, number))
     return Asked(
@@ -77,6 +99,8 @@ def asked(request: InferRequest, service: Service, call: CallContext) -> Asked:
         id=request.id,
         face=face.name,
         wanted=wanted,
+        contents=request.inputs[0].contents,
+        pixels=face.pixels,
     )
 
 
@@ -90,7 +114,7 @@ async def answered(request: Asked, answer: Classification, service: Service, cal
     for number, result in enumerate(results):
         if result.error is not None:
             service.failed(answer, call)
-            raise result.error.of_request(f"inputs[0][{number}]", number, len(results))
+            raise result.error.of_request(_field(request, number, result.error), number, len(results))
     outputs = [
         await _output(each, [result.outputs[each.name] for result in results], request, answer)
         for each in request.wanted
@@ -98,6 +122,13 @@ async def answered(request: Asked, answer: Classification, service: Service, cal
     if request.novelty:
         outputs.append(_novelty(results))
     return InferResponse(request.face, answer.model.version, request.id, tuple(outputs), answer.request_id)
+
+
+def _field(request: Asked, number: int, error: InvalidImageError) -> str:
+    """What of the request the error of one of its images is about: what is wrong with pixels is mostly their shape."""
+    if not request.pixels:
+        return f"{request.contents}[{number}]"
+    return request.contents if error.reason is Reason.DECODER_FAILED else _SHAPE
 
 
 def _novelty(results: Sequence[ImageResult]) -> OutputTensor:
@@ -112,21 +143,21 @@ def _wanted(request: InferRequest, face: Face, top_k: int | None) -> tuple[_Want
         return (_Wanted(PROBABILITIES, top_k or 0),)
     found: dict[str, _Wanted] = {}
     for number, each in enumerate(request.outputs):
-        where, name = f"outputs[{number}]", each.name
+        name = each.name
         if name not in face.model.outputs or name in found:
             problem = "is asked for twice" if name in found else "is none of this model's"
             raise InvalidRequestError(
                 Reason.INVALID_TENSOR,
                 f"The output {shown(name)} {problem}. Ask for each of these at most once: "
                 f"{', '.join(sorted(face.model.outputs))}.",
-                field=f"{where}.name",
+                field=f"outputs[{number}].name",
             )
-        classes = parameters.classes(each.parameters, where)
+        classes = parameters.classes(each.parameters)
         if classes and name == EMBEDDING:
             raise InvalidRequestError(
                 Reason.INVALID_PARAMETER,
                 "The output embedding has no classes. Ask for it without the parameter classification.",
-                field=f"{where}.parameters.classification",
+                field=each.parameters.where(parameters.CLASSIFICATION),
             )
         if not classes and name == PROBABILITIES:
             classes = top_k or 0
@@ -142,9 +173,8 @@ def _images(request: InferRequest, face: Face, check_number: Callable[[int], obj
             field="inputs",
         )
     (tensor,) = request.inputs
-    where = "inputs[0]"
-    parameters.check_not_shared(tensor.parameters, where)
-    number = tensors.check(tensor, face.input, where, pixels=face.pixels)
+    parameters.check_not_shared(tensor.parameters)
+    number = tensors.check(tensor, face.input, "inputs[0]", pixels=face.pixels)
     check_number(number)
     return (tensors.pictures if face.pixels else tensors.photos)(tensor, number)
 

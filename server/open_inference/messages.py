@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-# A parameter's value; None: it has none, or none of these types.
-Parameters = Mapping[str, bool | int | float | str | None]
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What is said with a request, or with a part of it, besides its tensors."""
+
+    values: Mapping[str, bool | int | float | str | None]  # None: it has none, or none of these types
+    field: str = ""  # what the transport calls one of them in its message; "{}" stands for the name
+
+    def where(self, name: str) -> str:
+        """The field of one of them."""
+        return self.field.format(name)
+
+
+NO_PARAMETERS = Parameters({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +32,7 @@ class InputTensor:
     raw: bytes | None = None
     elements: Sequence[bytes] | Sequence[int] = ()
     contents: str = "raw_input_contents[0]"  # where they are in the message
-    parameters: Parameters = field(default_factory=dict)
+    parameters: Parameters = NO_PARAMETERS
 
 
 # In place of each input of a request that has not exactly one: those are counted, and then refused.
@@ -32,7 +44,7 @@ class RequestedOutput:
     """An output that is asked for."""
 
     name: str
-    parameters: Parameters = field(default_factory=dict)
+    parameters: Parameters = NO_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from glimpse.server.errors import InvalidRequestError, Reason, shown
 from glimpse.server.fair_queue import PRIORITIES, USUAL_PRIORITY
 from glimpse.server.open_inference.messages import Parameters
 
+CLASSIFICATION = "classification"
 _SHARED_MEMORY = "shared_memory_region"
 
 
@@ -33,12 +34,12 @@ def options(parameters: Parameters) -> Options:
     Raises:
         InvalidRequestError: expected; INVALID_PARAMETER.
     """
-    if not parameters:
+    if not parameters.values:
         return _NONE
-    priority = _whole(parameters, "priority", "parameters") or USUAL_PRIORITY
-    timeout = _whole(parameters, "timeout", "parameters")
+    priority = _whole(parameters, "priority") or USUAL_PRIORITY
+    timeout = _whole(parameters, "timeout")
     return Options(
-        top_k=_whole(parameters, "top_k", "parameters"),
+        top_k=_whole(parameters, "top_k"),
         min_probability=_number(parameters, "min_probability"),
         geometry=_text(parameters, "geometry"),
         priority=priority if priority <= PRIORITIES else USUAL_PRIORITY,
@@ -47,65 +48,66 @@ def options(parameters: Parameters) -> Options:
     )
 
 
-def classes(parameters: Parameters, where: str) -> int:
-    """How many classes an output is to be told as, instead of as numbers; 0: as numbers. `where` is its field.
+def classes(parameters: Parameters) -> int:
+    """How many classes an output is to be told as, instead of as numbers; 0: as numbers.
 
     Raises:
         InvalidRequestError: expected; INVALID_PARAMETER.
     """
-    check_not_shared(parameters, where)
-    return _whole(parameters, "classification", f"{where}.parameters") or 0
+    check_not_shared(parameters)
+    return _whole(parameters, CLASSIFICATION) or 0
 
 
-def check_not_shared(parameters: Parameters, where: str) -> None:
+def check_not_shared(parameters: Parameters) -> None:
     """Refuse a tensor that is in memory shared with the caller.
 
     Raises:
         InvalidRequestError: expected; INVALID_PARAMETER.
     """
-    if _SHARED_MEMORY in parameters:
+    if _SHARED_MEMORY in parameters.values:
         raise InvalidRequestError(
             Reason.INVALID_PARAMETER,
             "This server has no shared memory with its callers. Send and receive tensors in the messages.",
-            field=f"{where}.parameters[{_SHARED_MEMORY!r}]",
+            field=parameters.where(_SHARED_MEMORY),
         )
 
 
 _NONE = Options()
 
 
-def _whole(parameters: Parameters, name: str, where: str) -> int | None:
+def _whole(parameters: Parameters, name: str) -> int | None:
     """A number of things, from 0; None where there is none."""
-    if name not in parameters:
+    if name not in parameters.values:
         return None
-    value = parameters[name]
+    value = parameters.values[name]
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _wrong(name, "an integer from 0", value, where)
+        raise _wrong(parameters, name, "an integer from 0")
     return value
 
 
 def _number(parameters: Parameters, name: str) -> float:
-    value = parameters.get(name, 0.0)
+    value = parameters.values.get(name, 0.0)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _wrong(name, "a number", value, "parameters")
+        raise _wrong(parameters, name, "a number")
     return float(value)
 
 
 def _flag(parameters: Parameters, name: str) -> bool:
-    value = parameters.get(name, False)
+    value = parameters.values.get(name, False)
     if not isinstance(value, bool):
-        raise _wrong(name, "true or false", value, "parameters")
+        raise _wrong(parameters, name, "true or false")
     return value
 
 
 def _text(parameters: Parameters, name: str) -> str:
-    value = parameters.get(name, "")
+    value = parameters.values.get(name, "")
     if not isinstance(value, str):
-        raise _wrong(name, "a string", value, "parameters")
+        raise _wrong(parameters, name, "a string")
     return value
 
 
-def _wrong(name: str, wanted: str, value: object, where: str) -> InvalidRequestError:
+def _wrong(parameters: Parameters, name: str, wanted: str) -> InvalidRequestError:
+    value = parameters.values[name]
     received = (
         "no value of a type that parameters have"
         if value is None
@@ -116,5 +118,5 @@ def _wrong(name: str, wanted: str, value: object, where: str) -> InvalidRequestE
     return InvalidRequestError(
         Reason.INVALID_PARAMETER,
         f"The parameter {name} must be {wanted}. Received: {received}.",
-        field=f"{where}[{name!r}]",
+        field=parameters.where(name),
     )

@@ -12,12 +12,14 @@ from glimpse.server.access.call_context import CallContext, current_call
 from glimpse.server.classify_stream import ClassifyStream
 from glimpse.server.domain import Classification
 from glimpse.server.errors import InvalidRequestError, Reason, ServiceError
+from glimpse.server.fields import Field, Names
 from glimpse.server.grpc.call import caller_of
 from glimpse.server.grpc.handlers import Gate
 from glimpse.server.open_inference import descriptions, faces, inference
 from glimpse.server.open_inference import open_inference_pb2 as pb
 from glimpse.server.open_inference.inference import Asked
 from glimpse.server.open_inference.messages import (
+    NO_PARAMETERS,
     NO_TENSOR,
     InferRequest,
     InferResponse,
@@ -35,6 +37,7 @@ POOL = pb.DESCRIPTOR.pool
 # Health checks: anybody may call them, as those of grpc.health.v1.
 PROBES = frozenset({f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady"})
 _RAW = "raw_input_contents"
+_PARAMETER = "parameters['{}']"
 _CONTENTS = {faces.BYTES: "bytes_contents", faces.UINT8: "uint_contents"}  # of a tensor of each type
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,6 +46,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 def gates(service: Service) -> Mapping[str, Gate]:
     """What gives the calls of each method that classifies a place, before their messages are read."""
     return {f"/{SERVICE}/ModelInfer": service.place_for_call, f"/{SERVICE}/ModelStreamInfer": service.place_for_stream}
+
+
+def names() -> Mapping[str, Names]:
+    """What the messages of each method call the fields that errors are about."""
+    infer = inference.names("model_name", "model_version", _PARAMETER)
+    told: Names = {Field.MODEL: "name", Field.VERSION: "version"}
+    managed: Names = {Field.MODEL: "model_name"}
+    by_method: dict[str, Names] = {
+        **dict.fromkeys(("ModelInfer", "ModelStreamInfer"), infer),
+        **dict.fromkeys(("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"), told),
+        **dict.fromkeys(("RepositoryModelLoad", "RepositoryModelUnload"), managed),
+    }
+    return {f"/{SERVICE}/{method}": found for method, found in by_method.items()}
 
 
 class OpenInference:
@@ -199,7 +215,10 @@ def _plain(message: pb.ModelInferRequest) -> InferRequest:
         inputs=[_tensor(each, raw[0] if raw else None) for each in inputs]
         if len(inputs) == 1
         else [NO_TENSOR] * len(inputs),
-        outputs=[RequestedOutput(each.name, _values(each.parameters)) for each in message.outputs],
+        outputs=[
+            RequestedOutput(each.name, _values(each.parameters, f"outputs[{number}]."))
+            for number, each in enumerate(message.outputs)
+        ],
     )
 
 
@@ -227,17 +246,25 @@ def _tensor(message: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -
         else:
             raw = small_numbers(contents.SerializeToString(), where)
     return InputTensor(
-        message.name, message.datatype, tuple(message.shape), raw, elements, where, _values(message.parameters)
+        message.name,
+        message.datatype,
+        tuple(message.shape),
+        raw,
+        elements,
+        where,
+        _values(message.parameters, "inputs[0]."),
     )
 
 
-def _values(parameters: Mapping[str, pb.InferParameter]) -> Parameters:
+def _values(parameters: Mapping[str, pb.InferParameter], of: str = "") -> Parameters:
+    """Parameters of the request, or of that part of it."""
     if not parameters:
-        return {}
-    return {
+        return NO_PARAMETERS
+    values = {
         name: None if (kind := value.WhichOneof("parameter_choice")) is None else getattr(value, kind)
         for name, value in parameters.items()
     }
+    return Parameters(values, of + _PARAMETER)
 
 
 def _message(response: InferResponse) -> pb.ModelInferResponse:

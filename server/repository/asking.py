@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from glimpse.server.errors import FailedPreconditionError, ModelNotFoundError, Reason, draining, shown
+from glimpse.server.fields import Field
 from glimpse.server.registry import LATEST, ModelRegistry, ModelState, ModelStatus
 from glimpse.server.repository.known import Known, KnownVersion
 from glimpse.server.repository.lifecycle import Lifecycle
@@ -82,5 +83,5 @@ def not_found(name: str, version: str, known: list[str]) -> ModelNotFoundError:
     """What is told to who asks for what is not in the repository; `known` is what there is of that kind."""
     what = f"There is no model {shown(name)}" if not version else f"Model {name} has no version {shown(version)}"
     there = f" There are: {', '.join(known)}." if known else ""
-    field = "version" if version else "name"
+    field = Field.VERSION if version else Field.MODEL
     return ModelNotFoundError(Reason.MODEL_NOT_FOUND, f"{what} in the repository.{there}", field=field)

@@ -15,6 +15,7 @@ import structlog
 from glimpse.server.batching.observer import Observer
 from glimpse.server.domain import ModelIdentity
 from glimpse.server.errors import FailedPreconditionError, InvalidRequestError, Reason, ServiceError
+from glimpse.server.fields import Field
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.registry import STABLE, ModelRegistry, ModelStatus
 from glimpse.server.repository import aliases
@@ -229,7 +230,7 @@ class Repository:
                 Reason.MODEL_NOT_LOADED,
                 f"{entries[0].name} {entries[0].version} is {STABLE}, and answers requests that name no version. Make "
                 f"another version {STABLE}, or unload the model as a whole.",
-                field="version",
+                field=Field.VERSION,
             )
         for each in entries:
             each.asked, each.failed = False, ""

@@ -12,6 +12,7 @@ from typing import Protocol
 import structlog
 
 from glimpse.server.errors import FailedPreconditionError, InvalidRequestError, Reason, ServiceError
+from glimpse.server.fields import Field
 from glimpse.server.registry import STABLE, ModelRegistry, ModelStatus
 from glimpse.server.repository import rollout_file
 from glimpse.server.repository.rollout import SHADOW_AGREEMENT, Kind, Rollout, RolloutReport, Rollouts, Terms
@@ -220,7 +221,7 @@ class RolloutCommands:
                 Reason.MODEL_NOT_LOADED,
                 f"{name} {version} answers all requests that name no version already. Make the version that is "
                 f"to answer them {STABLE} first: glimpse models promote {name} VERSION.",
-                field="version",
+                field=Field.VERSION,
             )
 
     async def set_alias(self, name: str, alias: str, version: str) -> bool:
@@ -257,7 +258,7 @@ class RolloutCommands:
                 Reason.MODEL_NOT_LOADED,
                 f"{name} has no canary, and no version of it was {STABLE} before. Name the version that is to answer: "
                 f"glimpse models promote {name} VERSION.",
-                field="name",
+                field=Field.MODEL,
             )
         kept = await self._repository.set_alias(name, STABLE, previous)
         await self._rolling.promoted(name, "")

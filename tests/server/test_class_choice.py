@@ -111,7 +111,7 @@ def test_an_unknown_class_is_refused_with_a_similar_one(server: RunningServer, c
         pytest.raises(InvalidRequestError, match=r"no class or group 'hrse'\. Did you mean horse") as refused,
     ):
         client.classify(cat_photo, allow=["hrse"])
-    assert (refused.value.reason, refused.value.field) == ("UNKNOWN_CLASS", "options.classes")
+    assert (refused.value.reason, refused.value.field) == ("UNKNOWN_CLASS", "options.classes.allow")
 
 
 @pytest.mark.parametrize("roll_up", [-0.1, 1.5])

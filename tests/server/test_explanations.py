@@ -166,7 +166,7 @@ def test_occlusion_beyond_the_images_of_a_request_is_refused(
     with Client(server.target) as client:
         with pytest.raises(InvalidRequestError, match=r"counts as 50.*at most 49: 0 such images") as refused:
             client.classify(cat_photo, explain="occlusion")
-        assert (refused.value.reason, refused.value.field) == ("TOO_MANY_IMAGES", "images")
+        assert (refused.value.reason, refused.value.field) == ("TOO_MANY_IMAGES", "options.explain")
         assert client.classify(cat_photo, explain="auto").explanation is not None
 
 

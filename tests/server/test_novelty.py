@@ -121,7 +121,7 @@ def test_a_request_may_say_otherwise_than_the_default(model: LoadedModel, asked:
 
 @pytest.mark.parametrize(
     ("asked", "field"),
-    [({"novelty": True}, "options.novelty"), ({"require_known": True}, "options.require_known")],
+    [({"novelty": True}, "novelty"), ({"require_known": True}, "require_known")],
 )
 def test_a_model_without_a_threshold_says_what_to_run(model: LoadedModel, asked: dict[str, bool], field: str) -> None:
     without = replace(model, bundle=replace(model.bundle, novelty=None))

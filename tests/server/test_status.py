@@ -12,7 +12,7 @@ from glimpse.server.grpc import status
 
 
 def unpacked(error: errors.ServiceError) -> tuple[status_pb2.Status, dict[str, str | bytes]]:
-    trailers = dict(status.trailers(error))
+    trailers = dict(status.trailers(error, error.field))
     details = trailers[status.DETAILS_KEY]
     assert isinstance(details, bytes)
     return status_pb2.Status.FromString(details), trailers

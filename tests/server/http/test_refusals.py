@@ -272,7 +272,7 @@ def test_a_bad_image_among_good_ones_fails_a_request_by_its_place(port: int) -> 
     answer = post(port, V1, instances(picture(), b"none"))
     assert (answer.status, answer.reason, answer.json["field"]) == (400, "NOT_AN_IMAGE", "instances[1]")
     answer = post(port, V2, inference(picture(), b"none"))
-    assert (answer.status, answer.reason, answer.json["field"]) == (400, "NOT_AN_IMAGE", "inputs[0][1]")
+    assert (answer.status, answer.reason, answer.json["field"]) == (400, "NOT_AN_IMAGE", "inputs[0].data[1]")
 
 
 def test_a_path_and_a_verb_that_do_not_exist_are_told(port: int) -> None:
