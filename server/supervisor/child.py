@@ -24,6 +24,8 @@ from glimpse.server.processes.control_channel import ControlChannel, Message, re
 
 _log = structlog.get_logger(__name__)
 
+_DEATH_SECONDS = 10.0  # for the kernel to take a process down, which may hold many gigabytes
+
 
 class ChildEndedError(Exception):
     """Expected: the process has ended before it did what was waited for."""
@@ -78,6 +80,7 @@ class Child:
         self._awaited: dict[tuple[str, int | None], asyncio.Future[Message]] = {}
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[int] = loop.create_future()  # its exit code
+        self._given_up: asyncio.Future[None] = loop.create_future()  # nobody waits any more for its end
         self._channel, theirs = ControlChannel.pair()
         with theirs:
             try:
@@ -133,7 +136,7 @@ class Child:
         """
         if self.failure is not None:
             raise self.failure
-        if self.ended.done():
+        if self.ended.done() or self._given_up.done():
             raise ChildEndedError(f"The {self.name}, has ended.")
         key = did, number
         future = self._awaited.setdefault(key, asyncio.get_running_loop().create_future())
@@ -163,8 +166,12 @@ class Child:
 
         Raises:
             ChildFailedError: expected; it ended because it could not go on.
+            ChildEndedError: expected; it was given up, and has not ended.
         """
-        await self.ended
+        waits: list[asyncio.Future[Any]] = [self.ended, self._given_up]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not self.ended.done():
+            raise ChildEndedError(f"The {self.name}, does not end.")
         await asyncio.wait([self._reading])
         if self.failure is not None:
             raise self.failure
@@ -182,11 +189,37 @@ class Child:
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
+    def give_up(self) -> None:
+        """End it at once; whoever waits for its end, or for what it says, waits no longer than that should take."""
+
+        def let_go() -> None:
+            if not self.ended.done() and not self._given_up.done():
+                self._given_up.set_result(None)
+                self._fail(ChildEndedError(f"The {self.name}, does not end."))
+
+        self.kill()
+        asyncio.get_running_loop().call_later(_DEATH_SECONDS, let_go)
+
     async def end(self, seconds: float) -> None:
         """Wait so long for its end, then end it."""
         await asyncio.wait([self.ended], timeout=seconds)
+        await self.killed()
+
+    async def killed(self) -> int | None:
+        """End it at once; its exit code. None: the kernel does not let go of it, as where a driver or a disk hangs."""
         self.kill()
-        await self.ended
+        await asyncio.wait([self.ended], timeout=_DEATH_SECONDS)
+        if self.ended.done():
+            return self.ended.result()
+        _log.error(
+            "a process cannot be ended",
+            process_kind=self.kind,
+            number=self.number,
+            pid=self.pid,
+            detail="It waits within the kernel, for a device, its driver or a disk that does not answer. Look at the "
+            "kernel's log. If it stays there, restart the machine.",
+        )
+        return None
 
     async def _read(self) -> None:
         while (message := await self._channel.received()) is not None:

@@ -206,4 +206,4 @@ class Processes:
 def _tell(child: Child, body: dict[str, Any], files: list[int]) -> None:
     """Tell a process what it needs to go on; one that reads so little that there is no room for it is ended."""
     if not child.send(body, files) and not child.ended.done():
-        child.kill()
+        child.give_up()

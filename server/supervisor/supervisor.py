@@ -188,8 +188,7 @@ class Supervisor:
 
     async def _over(self, child: Child, detail: str, pause: float) -> None:
         """A process has ended, or is of no use."""
-        child.kill()
-        code = await child.ended
+        code = await child.killed()
         self._processes.forget(child)
         replaced = not self._ending and not self._failed.done()
         self._metrics.ended(child.name, restart=("hung" if child.hung else "ended") if replaced else None)

@@ -39,7 +39,7 @@ class Watch:
             return
         child.hung = detail
         _log.error("stuck", process_kind=child.kind, number=child.number, pid=child.pid, detail=detail)
-        child.kill()
+        child.give_up()
 
     def _look_at(self, child: Child) -> None:
         if child.listens:

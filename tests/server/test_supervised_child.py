@@ -10,12 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import structlog
 
 from glimpse.server.processes.control_channel import Message
-from glimpse.server.settings import Settings
+from glimpse.server.supervisor import child as child_module
 from glimpse.server.supervisor import supervisor
-from glimpse.server.supervisor.child import Child, ChildFailedError, metrics_in
+from glimpse.server.supervisor.child import Child, ChildEndedError, ChildFailedError, metrics_in
 from glimpse.server.supervisor.plan import Plan
+from tests.server.engine.engines import plain_settings
 from tests.server.fake_executor import FakeClock
 from tests.server.threadless import without_threads
 
@@ -105,33 +107,54 @@ def test_a_start_that_takes_long_and_fails_is_no_use(monkeypatch: pytest.MonkeyP
                 return 0.0
 
         class Ended(SimpleNamespace):
-            def kill(self) -> None:
-                if not self.ended.done():
-                    self.ended.set_result(-9)
+            async def killed(self) -> int:
+                return -9
 
             async def gone(self) -> None:
                 clock.now += 30.0
-                self.kill()
 
         def begin(*_: object) -> Ended:
-            ended = asyncio.get_running_loop().create_future()
-            return Ended(kind="engine", number=1, pid=1, name="engine 1", hung="", metrics=None, ended=ended)
+            return Ended(kind="engine", number=1, pid=1, name="engine 1", hung="", metrics=None)
 
-        async def bring_up(child: Ended) -> None:
+        async def bring_up(_: Ended) -> None:
             clock.now += 60.0
             if not lived:
-                child.kill()
                 raise ChildFailedError(4, "It cannot be loaded.")
 
         clock = FakeClock()
         monkeypatch.setattr(supervisor, "Backoff", Pauses)
         monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=clock))
-        supervising = supervisor.Supervisor(Settings(), Plan(1, 1))
+        supervising = supervisor.Supervisor(plain_settings(), Plan(1, 1))
         supervising._first.add(("engine", 1))
         supervising._told_serving = True
         monkeypatch.setattr(supervising._processes, "begin", begin)
         monkeypatch.setattr(supervising._processes, "bring_up", bring_up)
         await supervising._keep("engine", 1)
         assert lived == [0.0, 30.0]
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_the_kernel_does_not_let_go_of_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a device or a disk that does not answer, and no signal reaches it: another one is begun."""
+
+    async def scenario() -> None:
+        child = Child("engine", 1, stderr=None, heard=lambda *_: None)
+        try:
+            with monkeypatch.context() as held, structlog.testing.capture_logs() as log:
+                held.setattr(child_module, "_DEATH_SECONDS", 0.01)
+                held.setattr(Child, "kill", lambda _: None)
+                assert await child.killed() is None
+                await child.end(0.0)
+                child.give_up()
+                asking = asyncio.create_task(child.told("nothing"))
+                for waiting in (child.gone(), asking, child.told("anything")):
+                    with pytest.raises(ChildEndedError):
+                        await asyncio.wait_for(waiting, 60)
+            assert [(line["event"], line["pid"]) for line in log] == [("a process cannot be ended", child.pid)] * 2
+        finally:
+            child.kill()
+        assert await child.ended == -signal.SIGKILL
+        assert await child.killed() == -signal.SIGKILL
 
     asyncio.run(scenario())
