@@ -82,7 +82,7 @@ class Server:
             settings.decoders,
             expensive=self._decoding.expensive_workers,
             spare=int(settings.decode_in == "threads"),
-            awake=AwakeClock(limit=self._decoding.seconds),
+            clock=AwakeClock(limit=self._decoding.seconds),
         )
         self._metrics.follow(
             in_flight=lambda: self._admission.in_flight,

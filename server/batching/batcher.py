@@ -34,6 +34,7 @@ from glimpse.server.fair_queue import NO_LANE, Lane
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of batches, in the whole process
 _ONE = Streams()
+_STOOD = 1.0  # seconds of a batch that the clock which leaves out standing still did not count
 _FEW = 8  # images, of which a thread that gives answers composes the next batch sooner than another one wakes
 
 
@@ -83,7 +84,8 @@ class Batcher:
             prepare_maps: to be called once before `compute` is asked for class maps, in a thread of its own, because it
                 takes long; None: there is nothing to be done.
             clock: seconds, monotonic; deadlines are on it.
-            awake: the clock by which something hangs, see `AwakeClock`; None: `clock`.
+            awake: the clock by which something hangs, see `AwakeClock`; None: `clock`. A batch during which it stood
+                still says nothing about how long others will take.
         """
         self._device = Executor(
             compute, alone=alone or compute, sizes=batch_sizes, out_of_memory=out_of_memory, clock=clock
@@ -94,7 +96,7 @@ class Batcher:
         self._input_shape = input_shape
         self._outputs = outputs
         self._observer = observer
-        self._clock = clock
+        self._clock, self._awake = clock, awake or clock
         self._queue = BatchQueue()
         self._composer = Composer(self._queue, self._device, streams, shared=share is not None)
         self._first_maps = FirstMaps(prepare_maps, self._maps_prepared, seconds=stuck_seconds, clock=awake or clock)
@@ -359,16 +361,17 @@ class Batcher:
             if composer.may_compose():
                 self._changed.notify_all()  # for another stream that is free, or to gather the next batch
         alone = alone and turn.whole()
-        begun = self._clock()
+        begun, begun_awake = self._clock(), self._awake()
         computed: Computed | None = None
         try:
             computed = self._device.compute(staging, len(batch), alone=alone, outputs=outputs)
         finally:
             seconds = self._clock() - begun
+            stood = seconds - (self._awake() - begun_awake) > _STOOD
             turn.end()
             with self._changed:
                 whole = computed is not None and computed.ok and len(computed.parts) == 1
-                composer.end(padded, seconds if whole else None)
+                composer.end(padded, seconds if whole and not stood else None)
                 self._watch.ended(name)
                 # Else it would wake workers for nothing, on cores that are to hand out the answer.
                 if composer.staged or self._closed or self._has_others_compose():

@@ -51,10 +51,9 @@ class SharedDevice:
 
         Args:
             units: what there is of it, such as CPU cores.
-            clock: seconds, monotonic.
+            clock: seconds that only rise, for the time that models have had and by which batches hang.
         """
-        self.units = units
-        self._clock = clock
+        self.units, self.clock = units, clock
         self._changed = threading.Condition()
         self._free = units
         self._shares: list[DeviceShare] = []
@@ -96,7 +95,7 @@ class SharedDevice:
             self._now = max(self._now, min(each.counted for each in self._shares if each.active))
             self._changed.notify_all()
             share.turns.append(turn)
-            return self._clock()
+            return self.clock()
 
     def whole(self, share: DeviceShare) -> int:
         """Give a share that computes one batch all that is free, where nobody else is there; how much that was."""
@@ -116,7 +115,7 @@ class SharedDevice:
         """
         with self._changed:
             for turn in list(share.turns):
-                if turn.begun is not None and self._clock() - turn.begun > seconds:
+                if turn.begun is not None and self.clock() - turn.begun > seconds:
                     share.turns.remove(turn)
                     share.guessed.pop()  # not counted as more than that: else the model would wait for as long again
                     share.computing -= 1
@@ -132,7 +131,7 @@ class SharedDevice:
                 self._changed.notify_all()
                 return
             share.turns.remove(turn)
-            seconds = (self._clock() - begun) * (share.units + more) / share.weight
+            seconds = (self.clock() - begun) * (share.units + more) / share.weight
             share.had += seconds - share.guessed.pop()
             share.last = seconds
             share.computing -= 1

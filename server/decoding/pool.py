@@ -71,7 +71,6 @@ class DecodePool:
         expensive: int = 0,
         spare: int = 0,
         clock: Callable[[], float] = time.monotonic,
-        awake: Callable[[], float] | None = None,
         name: str = "decode",
     ) -> None:
         """Start the threads.
@@ -80,12 +79,11 @@ class DecodePool:
             threads: pieces of work that run side by side.
             expensive: pieces of expensive work that run beside those, in threads of their own; 0: it is as any other.
             spare: threads more, for work of parties of which nothing is being worked on.
-            clock: seconds, monotonic.
-            awake: the clock by which threads are overdue, see `AwakeClock`; None: `clock`.
+            clock: seconds that only rise, by which work is timed and threads are overdue.
             name: what the threads are called, a number behind it.
         """
         self._expensive = DecodePool(expensive, clock=clock, name=f"{name}-expensive") if expensive else None
-        self._clock, self._awake = clock, awake or clock
+        self._clock = clock
         self._turns: FairQueue[DecodeTask] = FairQueue()
         self._look_through = _SHELLS
         self._times = Times()
@@ -143,7 +141,7 @@ class DecodePool:
     def overdue(self, seconds: float) -> int:
         """How many threads, without those for expensive work, have been at one piece of work for longer."""
         with self._changed:
-            now = self._awake()
+            now = self._clock()
             return sum(now - begun > seconds for begun, _ in self._begun.values())
 
     def waiting(self) -> Ahead:
@@ -229,7 +227,7 @@ class DecodePool:
                 self._spare_wanted.wait()
 
     def _begin(self, number: int, work: DecodeTask) -> DecodeTask:
-        self._begun[number] = self._awake(), work.who
+        self._begun[number] = self._clock(), work.who
         self._busy[work.who] = self._busy.get(work.who, 0) + 1
         return work
 

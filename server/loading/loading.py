@@ -174,7 +174,7 @@ def _queue(
         observer=observe(bundle.name, bundle.version),
         out_of_memory=runtime.out_of_memory,
         stuck_seconds=options.stuck_seconds,
-        awake=AwakeClock(limit=options.stuck_seconds),
+        awake=AwakeClock(limit=options.stuck_seconds) if options.device is None else options.device.clock,
         share=None if options.device is None else options.device.share(options.weight, runtime.streams),
         idle_seconds=options.idle_seconds,
         prepare_maps=runtime.prepare_maps if CLASS_MAPS in runtime.outputs else None,

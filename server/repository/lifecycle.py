@@ -19,6 +19,7 @@ from glimpse.server.batching.observer import Observer
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.loading.loading import load_model
 from glimpse.server.machine import cores
+from glimpse.server.machine.awake import AwakeClock
 from glimpse.server.processes.startup import StartupError
 from glimpse.server.progress import Progress
 from glimpse.server.registry import ModelRegistry, ModelState, ModelStatus
@@ -62,7 +63,7 @@ class Lifecycle:
         self._known, self._registry, self._settings, self._observe = known, registry, settings, observe
         self._sleepers, self._audience = sleepers, audience
         self._changed, self._loaded, self._closed = changed, loaded, closed
-        self._device = SharedDevice(cores.available())
+        self._device = SharedDevice(cores.available(), AwakeClock(limit=settings.stuck_seconds))
 
     @property
     def ready(self) -> bool:

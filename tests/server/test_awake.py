@@ -6,12 +6,13 @@ import threading
 
 import pytest
 
+from glimpse.server.batching.device import SharedDevice
 from glimpse.server.batching.watch import Watch
 from glimpse.server.decoding.pool import DecodePool
 from glimpse.server.fair_queue import Lane
 from glimpse.server.machine.awake import AwakeClock
 from glimpse.server.repository.watched_load import _Steps
-from tests.server.fake_executor import WAIT, FakeClock
+from tests.server.fake_executor import WAIT, FakeClock, benches, value
 from tests.server.test_watch import batch
 
 HOUR = 3600.0
@@ -73,7 +74,7 @@ def test_a_batch_does_not_hang_because_the_process_stood_still() -> None:
 def test_a_decoder_is_not_overdue_because_the_process_stood_still() -> None:
     clock = FakeClock()
     awake = AwakeClock(limit=10.0, clock=clock)
-    pool = DecodePool(1, awake=awake)
+    pool = DecodePool(1, clock=awake)
     begun, go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -89,6 +90,7 @@ def test_a_decoder_is_not_overdue_because_the_process_stood_still() -> None:
     go.set()
     work.result(WAIT)
     pool.close()
+    assert pool.expected(1) < HOUR / 2  # what comes next is not refused because that one took so long
 
 
 def test_a_load_does_not_hang_because_the_process_stood_still() -> None:
@@ -100,3 +102,32 @@ def test_a_load_does_not_hang_because_the_process_stood_still() -> None:
     assert not steps.hangs(600.0)
     asked(awake, clock, 596.0)
     assert steps.hangs(600.0) == "compute batches of 8 images"
+
+
+def test_a_batch_that_stood_still_tells_nothing_about_others() -> None:
+    """Else images that come next would be refused, because a batch takes an hour."""
+    with benches() as make:
+        clock = FakeClock()
+        bench = make(clock=clock, awake=AwakeClock(limit=60.0, clock=clock))
+        bench.model.clock = clock
+        for seconds, expected in ((HOUR, 0.0), (0.5, 0.5), (HOUR, 0.5)):
+            answer = bench.occupy()
+            bench.release(seconds)
+            assert value(answer) == 255
+            assert bench.batcher.seconds_to_compute(1) == expected
+        late = bench.submit(1, deadline=clock.now + 1.0)
+        assert bench.model.values() == [1]
+        bench.release()
+        assert value(late) == 1
+
+
+def test_a_model_does_not_pay_for_the_time_for_which_the_process_stood_still() -> None:
+    """Its batch was on the device then; else it would wait until the other model had had an hour as well."""
+    clock = FakeClock()
+    device = SharedDevice(1, AwakeClock(limit=60.0, clock=clock))
+    one, other = device.share(), device.share()
+    turn = one.turn()
+    turn.begin()
+    clock.now += HOUR
+    turn.end()
+    assert one.had - other.had <= 5.0

@@ -43,7 +43,7 @@ class Hung:
 
     def __init__(self) -> None:
         self.device, self.now, self.go_on, self.begun = SharedDevice(1), 0.0, threading.Event(), threading.Event()
-        self.device._clock = lambda: self.now
+        self.device.clock = lambda: self.now
         self.batcher = Batcher(
             self._compute,
             input_shape=(1, 1, 3),
