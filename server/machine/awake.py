@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+_SHORT = 0.1  # seconds, of which no note is taken
 _LONGEST = 5.0  # seconds; a process that runs is asked several times a second to once a second
 
 
@@ -29,14 +30,19 @@ class AwakeClock:
             clock: seconds that only rise, and go on while the process stands still.
         """
         self._longest, self._clock = min(_LONGEST, limit / 2), clock
+        self._short = min(_SHORT, self._longest)
         self._lock = threading.Lock()
-        self._asked = clock()
-        self._seconds = 0.0
+        self._noted = clock(), 0.0  # when it was asked, and what it said; replaced as a whole
 
     def __call__(self) -> float:
         """Seconds since the clock was made, without the times for which the process stood still."""
+        asked, seconds = self._noted
+        gap = self._clock() - asked
+        if gap < self._short:  # nearly always, and for each image: the lock takes longer than all else
+            return seconds + gap
         with self._lock:
+            asked, seconds = self._noted
             now = self._clock()
-            self._seconds += min(now - self._asked, self._longest)
-            self._asked = now
-            return self._seconds
+            seconds += min(now - asked, self._longest)
+            self._noted = now, seconds
+            return seconds

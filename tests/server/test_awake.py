@@ -31,6 +31,7 @@ def test_a_clock_that_is_asked_now_and_then_goes_as_any_other() -> None:
     awake = AwakeClock(limit=60.0, clock=clock)
     assert asked(awake, clock, 100.0) == pytest.approx(100.0)
     assert asked(awake, clock, 100.0, every=4.0) == pytest.approx(200.0)
+    assert asked(awake, clock, 10.0, every=0.01) == pytest.approx(210.0)
 
 
 def test_of_a_time_in_which_nobody_asked_little_is_counted() -> None:
@@ -40,6 +41,16 @@ def test_of_a_time_in_which_nobody_asked_little_is_counted() -> None:
     clock.now += HOUR
     assert awake() == before + 5.0
     assert asked(awake, clock, 10.0) == before + 15.0
+
+
+def test_however_often_it_is_asked_it_never_goes_back() -> None:
+    clock = FakeClock()
+    awake = AwakeClock(limit=0.1, clock=clock)
+    before = 0.0
+    for seconds in (0.01, 0.04, 0.06, HOUR, 0.0, 0.049, 0.051, 5.0, HOUR):
+        clock.now += seconds
+        assert awake() >= before
+        before = awake()
 
 
 def test_one_pause_is_never_as_long_as_what_counts_as_hung() -> None:
