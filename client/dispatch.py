@@ -24,6 +24,7 @@ from glimpse.client.calls import RATE_LIMITED
 from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, ImageRefusedError, StreamBrokenError
 from glimpse.client.events import BulkStream, Ended, Event, Reply
 from glimpse.client.message_size import MessageSize
+from glimpse.client.nouns import noun
 from glimpse.client.rate_control import RateControl
 from glimpse.client.reachability import Reachability
 from glimpse.client.reading import Exhausted, Job
@@ -150,7 +151,7 @@ class Dispatch(Generic[K]):
             raise DeadlineExceededError(
                 Code.DEADLINE_EXCEEDED,
                 "",
-                f"No answer from {self._target} for {self._timeout:g} seconds, "
+                f"No answer from {self._target} for {self._timeout:g} {noun(self._timeout, 'second')}, "
                 f"unanswered images: {len(self._unanswered)}.",
             )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from glimpse.server.errors import OverloadedError, Reason, draining
 from glimpse.server.fair_queue import NO_LANE, FairQueue, Lane
+from glimpse.server.nouns import noun
 from glimpse.server.shares import NO_PERMITS, ONE, Held, Permits, Place, Shares
 
 __all__ = ["Admission", "Permits"]
@@ -341,4 +342,7 @@ class Admission:
 
 def _told(load: Permits | Held, together: str = "and") -> str:
     """For people."""
-    return f"{load.images} images, {load.bytes} bytes {together} {load.work} pixels of decoding"
+    return (
+        f"{load.images} {noun(load.images, 'image')}, {load.bytes} {noun(load.bytes, 'byte')} {together} {load.work} "
+        f"{noun(load.work, 'pixel')} of decoding"
+    )

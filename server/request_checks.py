@@ -24,6 +24,7 @@ from glimpse.server.fair_queue import Ahead
 from glimpse.server.fields import Field
 from glimpse.server.loaded_model import LoadedModel
 from glimpse.server.metrics.metrics import Metrics, ModelMetrics
+from glimpse.server.nouns import noun
 from glimpse.server.registry import ModelRegistry
 
 _NAMED = 5  # outputs that a message repeats
@@ -103,7 +104,8 @@ class RequestChecks:
         if images > self.max_images:
             raise InvalidRequestError(
                 Reason.TOO_MANY_IMAGES,
-                f"A request may have at most {self.max_images} images. Received: {images}. Send several requests.",
+                f"A request may have at most {self.max_images} {noun(self.max_images, 'image')}. Received: {images}. "
+                "Send several requests.",
                 field=Field.IMAGES,
             )
 
@@ -237,9 +239,9 @@ class RequestChecks:
         )
         if expected > left:
             raise DeadlineExceededError(
-                f"The request cannot be answered by its deadline: {before} images are ahead of it, and the answer is "
-                f"expected in {expected:.3f} s, but the deadline is in {max(0.0, left):.3f} s. Allow more time, or "
-                "send less at once."
+                f"The request cannot be answered by its deadline: {before} {noun(before, 'image is', 'images are')} "
+                f"ahead of it, and the answer is expected in {expected:.3f} s, but the deadline is in "
+                f"{max(0.0, left):.3f} s. Allow more time, or send less at once."
             )
 
 

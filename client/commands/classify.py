@@ -19,6 +19,7 @@ from glimpse.client.commands.plain import plain
 from glimpse.client.commands.progress import Advance, progress
 from glimpse.client.commands.request_options import RequestOptions, request_options
 from glimpse.client.commands.server_options import ServerOptions, server_options
+from glimpse.client.nouns import noun
 
 if TYPE_CHECKING:
     from glimpse.client.image_values import ImageInput
@@ -149,5 +150,5 @@ def say_failed(failed: int, *, quiet: bool) -> None:
     if not failed:
         return
     if not quiet:
-        typer.echo(f"{failed:,} {'image' if failed == 1 else 'images'} could not be classified.", err=True)
+        typer.echo(f"{failed:,} {noun(failed, 'image')} could not be classified.", err=True)
     raise typer.Exit(exits.Exit.IMAGES_FAILED)

@@ -24,6 +24,7 @@ from glimpse.client.errors import (
     StreamBrokenError,
     UnavailableError,
 )
+from glimpse.client.nouns import noun
 
 
 class Exit(IntEnum):
@@ -126,5 +127,5 @@ def _explanation(error: GlimpseError, target: str) -> str:
     if error.reason == "UNKNOWN_CLASS":
         text += f" {name()} describe --json lists all classes and groups."
     if error.retry_after is not None:
-        text += f" Try again after {error.retry_after:g} seconds."
+        text += f" Try again after {error.retry_after:g} {noun(error.retry_after, 'second')}."
     return text

@@ -21,6 +21,7 @@ from glimpse.client.commands.csv_cells import unescape_cell
 from glimpse.client.commands.option_groups import explain
 from glimpse.client.commands.plain import plain
 from glimpse.client.commands.server_options import ServerOptions, server_options
+from glimpse.client.nouns import noun
 
 if TYPE_CHECKING:
     from glimpse.client.feedback import FeedbackResult, TrueClass
@@ -152,8 +153,10 @@ def _print(classes: list[TrueClass], results: list[FeedbackResult]) -> None:
             print(plain(f"{given.request_id}: {_TEXTS.get(result.outcome, result.outcome)}{kept}"), file=stream)
     if len(results) != 1:
         found = Counter(each.outcome for each in results)
-        counted = sum(each.counted for each in results)
+        counted, right = sum(each.counted for each in results), found["first"]
+        sampled = sum(each.sampled for each in results)
         typer.echo(
-            f"{counted} of {len(results)} counted: {found['first']} answers were right, {found['among_five']} had the "
-            f"class among the first five. {sum(each.sampled for each in results)} samples have their class now."
+            f"{counted} of {len(results)} counted: {right} {noun(right, 'answer was', 'answers were')} right, "
+            f"{found['among_five']} had the class among the first five. {sampled} "
+            f"{noun(sampled, 'sample has its', 'samples have their')} class now."
         )

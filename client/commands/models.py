@@ -14,6 +14,7 @@ import typer
 from glimpse.client.commands.describe import AsJson
 from glimpse.client.commands.plain import plain
 from glimpse.client.commands.server_options import ServerOptions, server_options
+from glimpse.client.nouns import noun
 
 if TYPE_CHECKING:
     from glimpse.client.repository import ModelRepository, ModelStatus, Rollout
@@ -201,7 +202,9 @@ def _given(action: Action, words: Sequence[str]) -> Sequence[str]:
     if needed <= len(words) <= len(names):
         return words
     usage = " ".join([action, *(name if i < needed else f"[{name}]" for i, name in enumerate(names))])
-    raise typer.BadParameter(f"Expected: models {usage}. Received: {len(words)} words behind {action}.")
+    raise typer.BadParameter(
+        f"Expected: models {usage}. Received: {len(words)} {noun(len(words), 'word')} behind {action}."
+    )
 
 
 def _say_alias(name: str, alias: str, version: str, *, kept: bool, as_json: bool) -> None:
@@ -298,8 +301,9 @@ def _print_rollout(each: Rollout) -> None:
         )
     if each.agreement is not None and each.mean_probability_difference is not None:
         typer.echo(
-            f"    same first class: {each.agreement:.1%} of {each.compared_images} images, mean difference of the "
-            f"probability: {each.mean_probability_difference:.4f}, dropped: {each.dropped_images}"
+            f"    same first class: {each.agreement:.1%} of {each.compared_images} "
+            f"{noun(each.compared_images, 'image')}, mean difference of the probability: "
+            f"{each.mean_probability_difference:.4f}, dropped: {each.dropped_images}"
         )
     elif each.dropped_images:
         typer.echo(f"    no image compared, {each.dropped_images} dropped")

@@ -15,6 +15,7 @@ from glimpse.client.commands import records
 from glimpse.client.commands.records import Format
 from glimpse.client.commands.standard import OutputError
 from glimpse.client.commands.thumbnails import Thumbnails
+from glimpse.client.nouns import noun
 from glimpse.client.results import ImageResult
 
 
@@ -265,7 +266,7 @@ def open_alone(path: Path) -> BinaryIO:
 
 
 def _answers(number: int) -> str:
-    return f"{number:,} {'answer' if number == 1 else 'answers'}"
+    return f"{number:,} {noun(number, 'answer')}"
 
 
 def write_whole(file: BinaryIO, data: bytes) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from glimpse.client.commands.plain import plain, sequences
+from glimpse.client.nouns import noun
 from glimpse.client.results import ImageResult, ModelDescription, PreStem, Runtime, Stage
 
 _BAR_WIDTH = 32
@@ -136,7 +137,8 @@ def facts(description: ModelDescription) -> dict[str, str]:
         "multiply-adds": f"{description.multiply_adds:,} for one image",
         "runtime": f"{runtime.name} on {runtime.device}, {runtime.precision}{_agreement(runtime)}",
         "batch sizes": f"{', '.join(map(str, runtime.batch_sizes))} images (the server's --max-batch-size limits them)",
-        "limits": f"{limits.max_images_per_request:,} images per request, {limits.max_images_in_flight:,} in flight; "
+        "limits": f"{limits.max_images_per_request:,} {noun(limits.max_images_per_request, 'image')} per request, "
+        f"{limits.max_images_in_flight:,} in flight; "
         f"{_mebibytes(limits.max_image_bytes)} and {_megapixels(limits.max_image_pixels)} per image; "
         f"{_mebibytes(limits.max_message_bytes)} per message",
         "large JPEG": f"up to {_megapixels(limits.max_jpeg_pixels)}, decoded at 1/2, 1/4 or 1/8 if that leaves at "
@@ -189,7 +191,9 @@ def _agreement(runtime: Runtime) -> str:
     """How the reduced precision that was considered compares with float32."""
     if (found := runtime.agreement) is None:
         return ""
-    compared = f"same first class as float32 on {found.top1:.1%} of {found.pictures:,} test pictures"
+    compared = (
+        f"same first class as float32 on {found.top1:.1%} of {found.pictures:,} test {noun(found.pictures, 'picture')}"
+    )
     return f" ({compared})" if found.precision == runtime.precision else f" ({found.precision}: {compared})"
 
 

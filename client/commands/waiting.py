@@ -9,6 +9,7 @@ import typer
 
 from glimpse.client.commands.plain import plain
 from glimpse.client.errors import Code, DeadlineExceededError, GlimpseError, RequestRefusedError, UnavailableError
+from glimpse.client.nouns import noun
 
 if TYPE_CHECKING:
     from glimpse.client.client import Client
@@ -63,7 +64,8 @@ def wait_until_serving(client: Client, *, seconds: float) -> Health | None:
                 raise problem
             return health
         if state != said:
-            typer.echo(plain(f"Waiting up to {end - now:.0f} seconds for {client.target}: {state}."), err=True)
+            left = round(end - now)
+            typer.echo(plain(f"Waiting up to {left} {noun(left, 'second')} for {client.target}: {state}."), err=True)
             said = state
         time.sleep(min(_PAUSE, max(0.0, end - now)))
 
@@ -77,7 +79,8 @@ def require_serving(client: Client, *, seconds: float) -> None:
     """
     health = wait_until_serving(client, seconds=seconds)
     if health is not None and not health.serving:
-        message = f"The server at {client.target} answers, and is not serving after {seconds:g} seconds of waiting."
+        waited = f"{seconds:g} {noun(seconds, 'second')}"
+        message = f"The server at {client.target} answers, and is not serving after {waited} of waiting."
         raise UnavailableError(Code.UNAVAILABLE, "", message)
 
 

@@ -28,6 +28,7 @@ from glimpse.client.load.options import (
     threshold_options,
     traffic_options,
 )
+from glimpse.client.nouns import noun
 
 if TYPE_CHECKING:
     from glimpse.client.load.images import Pictures
@@ -111,7 +112,8 @@ def _judge(report: dict[str, Any]) -> None:
     failed, images = failures(report)
     if failed:
         typer.echo(
-            f"{failed:,} of {images:,} images failed. A threshold such as --threshold 'errors < 1%' says how many may.",
+            f"{failed:,} of {images:,} {noun(images, 'image')} failed. A threshold such as --threshold 'errors < 1%' "
+            "says how many may.",
             err=True,
         )
         raise typer.Exit(exits.Exit.IMAGES_FAILED)

@@ -6,6 +6,7 @@ from typing import Any
 
 from glimpse.client.load.driver import PhaseRun
 from glimpse.client.load.tally import NOT_SENT, STAGES, Interval, Tally
+from glimpse.client.nouns import noun
 
 _LATE = 0.010  # seconds: p99 of the sending above it is said to be late
 _BUSY = 0.80  # of one core, which is all that an event loop has
@@ -79,10 +80,10 @@ def warnings(figures: dict[str, Any]) -> list[str]:
     generator, said = figures["generator"], []
     late = generator["late"].get("p99", 0.0)
     is_open = figures["load"]["loop"] == "open"
-    if generator["not_sent"]:
+    if lost := generator["not_sent"]:
         said.append(
-            f"{generator['not_sent']:,} images were due and not sent: the generator did not keep up with the rate of "
-            f"{figures['load']['rate']:g} requests/s, or had too many in flight. They count as errors."
+            f"{lost:,} {noun(lost, 'image was', 'images were')} due and not sent: the generator did not keep up with "
+            f"the rate of {figures['load']['rate']:g} requests/s, or had too many in flight. These count as errors."
         )
     if is_open and late > _LATE:
         said.append(
@@ -103,7 +104,8 @@ def warnings(figures: dict[str, Any]) -> list[str]:
         said.append("Not one request was answered.")
     elif figures["answered"] < _FEW:
         said.append(
-            f"p99 of {figures['answered']} requests is little more than the slowest of them: send more requests."
+            f"p99 of {figures['answered']} {noun(figures['answered'], 'request')} is little more than the slowest of "
+            "them: send more requests."
         )
     return said
 

@@ -10,7 +10,8 @@ from glimpse.client.commands.plain import plain
 from glimpse.client.load import plots
 from glimpse.client.load.live import milliseconds
 from glimpse.client.load.tally import STAGES
-from glimpse.client.load.text_report import said, value
+from glimpse.client.load.text_report import refused_as_expected, said, value
+from glimpse.client.nouns import noun
 
 _STYLE = """
 :root{color-scheme:light dark; --page:#f7f7f5; --card:#fff; --ink:#141413; --soft:#55544f; --faint:#e4e3de;
@@ -180,7 +181,8 @@ def _over_time(phases: list[dict[str, Any]]) -> str:
 
 
 def _phase(phase: dict[str, Any], *, opened: bool) -> str:
-    parts = [f'<p class="soft">{escape(phase["load"]["said"])}, {phase["requests"]:,} requests</p>']
+    requests = f"{phase['requests']:,} {noun(phase['requests'], 'request')}"
+    parts = [f'<p class="soft">{escape(phase["load"]["said"])}, {requests}</p>']
     parts += [f'<p class="warning">{escape(warning)}</p>' for warning in phase["warnings"]]
     parts += [
         f'<p class="{"met" if each["met"] else "missed"}">{"✓" if each["met"] else "✗"} {escape(each["text"])} '
@@ -222,9 +224,9 @@ def _phase(phase: dict[str, Any], *, opened: bool) -> str:
 
 def _errors(phase: dict[str, Any]) -> str:
     expected = phase["refused_as_expected"]
-    also = f"<p>{expected:,} broken images were refused, as they should be.</p>" if expected else ""
+    also = f"<p>{refused_as_expected(expected)}.</p>" if expected else ""
     if not phase["errors"]:
-        return f"<h3>Errors</h3><p>None in {phase['images']:,} images.</p>{also}"
+        return f"<h3>Errors</h3><p>None in {phase['images']:,} {noun(phase['images'], 'image')}.</p>{also}"
     most = max(phase["errors"].values())
     rows = "".join(
         f'<tr><td>{escape(reason)}</td><td>{count:,}</td><td class="words" style="width:60%">'

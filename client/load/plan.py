@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from glimpse.client.load.thresholds import Threshold
+from glimpse.client.nouns import noun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,7 @@ class Plan:
 
     def said(self) -> str:
         """For people."""
-        how = (
-            f"{self.rate:g} requests/s"
-            if self.rate
-            else f"{self.callers:,} {'caller' if self.callers == 1 else 'callers'}"
-        )
+        how = f"{self.rate:g} requests/s" if self.rate else f"{self.callers:,} {noun(self.callers, 'caller')}"
         if self.rate:
             how += ", at equal intervals" if self.steady else ", at random intervals"
         parts = [how]
@@ -62,6 +59,6 @@ class Plan:
             parts.append(f"streams with a window of {self.window}")
         if self.bad:
             parts.append(f"{self.bad:.0%} broken on purpose")
-        requests = f"{self.requests:,} {'request' if self.requests == 1 else 'requests'}"
+        requests = f"{self.requests:,} {noun(self.requests, 'request')}"
         parts.append(requests if self.requests else f"{self.duration:g} s")
         return ", ".join(parts)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from glimpse.client.load.live import milliseconds
+from glimpse.client.nouns import noun
 
 _FEW = 100  # answers, of which 1 % is less than one
 _SHOWN = ("p50", "p90", "p99", "p99.9", "max")
@@ -30,9 +31,10 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         yield f"  stages     {parts}  (means; {figures['batch']:.1f} images a batch)"
     wrong = figures["images"] and figures["error_share"]
     by_reason = ", ".join(f"{reason} {count:,}" for reason, count in figures["errors"].items())
-    yield f"  errors     {wrong:.3%} of {figures['images']:,} images" + (f": {by_reason}" if by_reason else "")
+    images = f"{figures['images']:,} {noun(figures['images'], 'image')}"
+    yield f"  errors     {wrong:.3%} of {images}" + (f": {by_reason}" if by_reason else "")
     if figures["refused_as_expected"]:
-        yield f"  expected   {figures['refused_as_expected']:,} broken images were refused, as they should be"
+        yield f"  expected   {refused_as_expected(figures['refused_as_expected'])}"
     late = generator["late"]
     sent = f", sent late by p50 {milliseconds(late['p50'])} p99 {milliseconds(late['p99'])}" if late else ""
     busy = "" if generator["busy"] is None else f", event loop busy {generator['busy']:.0%}"
@@ -45,6 +47,12 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         yield f"  WARNING    {warning}"
     for threshold in figures["thresholds"]:
         yield f"  {'met' if threshold['met'] else 'MISSED':10} {threshold['text']} (was {value(threshold)})"
+
+
+def refused_as_expected(number: int) -> str:
+    """Of images that were broken on purpose."""
+    refused = noun(number, "image was refused, as it should be", "images were refused, as they should be")
+    return f"{number:,} broken {refused}"
 
 
 def value(threshold: dict[str, Any]) -> str:

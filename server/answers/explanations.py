@@ -23,6 +23,7 @@ from glimpse.server.answers.occlusion import COPIES, occluded
 from glimpse.server.domain import Caller, ClassChoice, ClassifyRequest, Explanation, Image, ImageResult, RawImage
 from glimpse.server.errors import InvalidRequestError, Reason, shown
 from glimpse.server.fields import Field
+from glimpse.server.nouns import noun
 
 if TYPE_CHECKING:
     from glimpse.models.prestem.recipe import Recipe
@@ -97,7 +98,7 @@ def explaining(
         raise InvalidRequestError(
             Reason.TOO_MANY_IMAGES,
             f"Each image that is explained by occlusion counts as {1 + COPIES}, and a request may have at most "
-            f"{max_images}: {most} such images. Received: {len(request.images)}. {advice}",
+            f"{max_images}: {most} such {noun(most, 'image')}. Received: {len(request.images)}. {advice}",
             field=Field.IMAGES if most else Field.EXPLAIN,
         )
     name = request.explain.class_name

@@ -30,6 +30,7 @@ from glimpse.server.batching.workers import Workers
 from glimpse.server.domain import BatchReport
 from glimpse.server.errors import OverloadedError, Reason, ServiceError, draining
 from glimpse.server.fair_queue import NO_LANE, Lane
+from glimpse.server.nouns import noun
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)  # of batches, in the whole process
@@ -272,8 +273,8 @@ class Batcher:
         """With the lock: what is told to whom there is no room for."""
         return OverloadedError(
             Reason.QUEUE_FULL,
-            f"{len(self._waiting)} images are in the queue, which holds at most {self._waiting.capacity}. "
-            "Try again later.",
+            f"{len(self._waiting)} {noun(len(self._waiting), 'image is', 'images are')} in the queue, which holds at "
+            f"most {self._waiting.capacity}. Try again later.",
             retry_after=self._composer.seconds_to_compute(len(self._queue)),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glimpse.server.batching.waiting import Waiting
+from glimpse.server.nouns import noun
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class Watch:
         if not hung:
             return None
         seconds, hand = max(hung, key=lambda each: each[0])
-        return f"A batch of {len(hand.batch)} images has been computing for {seconds:.0f} s."
+        return f"A batch of {len(hand.batch)} {noun(len(hand.batch), 'image')} has been computing for {seconds:.0f} s."
 
     def lost(self) -> list[Waiting]:
         """What is in hands that hang, or that wait for the device while another hangs."""

@@ -18,6 +18,7 @@ from glimpse.models.decoding.refusals import Kind, RefusedImageError
 from glimpse.models.prestem.picture import Picture
 from glimpse.server import domain
 from glimpse.server.errors import InvalidImageError, Reason
+from glimpse.server.nouns import noun
 
 __all__ = ["FORMATS", "MAX_SIDE", "decode", "no_memory", "raw_pixels"]
 
@@ -65,7 +66,8 @@ def raw_pixels(image: domain.RawImage, limits: ImageLimits) -> NDArray[np.uint8]
         raise InvalidImageError(
             Reason.RAW_PIXELS_MISMATCH,
             f"Raw pixels need height x width x {image.channels} bytes, with both sides at least 1. Received: "
-            f"{image.height} x {image.width} x {image.channels} = {expected}, with {len(image.data)} bytes."
+            f"{image.height} x {image.width} x {image.channels} = {expected}, with {len(image.data)} "
+            f"{noun(len(image.data), 'byte')}."
             f"{' Set channels to 1 if they are grey.' if grey else ''}",
             field="raw.data",
         )

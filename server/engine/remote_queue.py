@@ -27,6 +27,7 @@ from glimpse.server.engine.model_facts import ModelFacts
 from glimpse.server.engine.records import Answered, Record, Refused
 from glimpse.server.errors import OverloadedError, Reason, UnavailableError, draining
 from glimpse.server.fair_queue import NO_LANE, Lane
+from glimpse.server.nouns import noun
 from glimpse.server.processes.startup import MemoryShortError
 
 _log = logging.getLogger(__name__)
@@ -298,7 +299,8 @@ class RemoteQueue:
     def _full(self) -> OverloadedError:
         return OverloadedError(
             Reason.QUEUE_FULL,
-            f"{self._slots} images are in the queue, which holds at most {self._slots}. Try again later.",
+            f"{self._slots} {noun(self._slots, 'image is', 'images are')} in the queue, which holds at most "
+            f"{self._slots}. Try again later.",
             retry_after=self.seconds_to_compute(self._slots),
         )
 

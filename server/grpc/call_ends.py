@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from glimpse.server.errors import InvalidRequestError, Reason, ServiceError
 from glimpse.server.grpc import status
 from glimpse.server.grpc.decompression import TooLargeError
+from glimpse.server.nouns import noun
 
 
 def parsed(message: bytes, parse: Callable[[bytes], Any] | None) -> Any:
@@ -22,7 +23,8 @@ def parsed(message: bytes, parse: Callable[[bytes], Any] | None) -> Any:
     try:
         return message if parse is None else parse(message)
     except DecodeError as error:
-        raise malformed(f"These {len(message)} bytes are not a message of this method.") from error
+        size = f"{len(message)} {noun(len(message), 'byte')}"
+        raise malformed(f"What was received, {size}, is not a message of this method.") from error
 
 
 def malformed(what: str) -> InvalidRequestError:

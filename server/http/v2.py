@@ -21,6 +21,7 @@ from glimpse.server.errors import shown
 from glimpse.server.http import answers, json_body
 from glimpse.server.http.endpoint import Asked
 from glimpse.server.http.problems import JSON, malformed
+from glimpse.server.nouns import noun
 from glimpse.server.open_inference import descriptions, faces, inference, tensors
 from glimpse.server.open_inference.faces import BYTES, Face
 from glimpse.server.open_inference.messages import (
@@ -188,7 +189,7 @@ def _input(content: dict[str, Any], binary: bytes, where: str) -> InputTensor:
     shape = _shape(content.get("shape"), f"{where}.shape")
     if _SIZE not in parameters.values:
         if binary:
-            raise malformed(f"The body has {len(binary)} bytes behind its tensors.")
+            raise malformed(_rest(len(binary)))
         raw, elements = _values_of(content.get("data"), datatype, f"{where}.data")
         return InputTensor(name, datatype, shape, raw, elements, f"{where}.data", parameters)
     if "data" in content:
@@ -196,12 +197,17 @@ def _input(content: dict[str, Any], binary: bytes, where: str) -> InputTensor:
     size = json_body.integer(parameters.values[_SIZE], parameters.where(_SIZE))
     if not 0 <= size <= len(binary):
         raise malformed(
-            f"{where} should have {size} bytes of binary data, but {len(binary)} are left of the body.",
+            f"{where} should have {size} {noun(size, 'byte')} of binary data, but {len(binary)} "
+            f"{noun(len(binary), 'is', 'are')} left of the body.",
             field=parameters.where(_SIZE),
         )
     if size < len(binary):
-        raise malformed(f"The body has {len(binary) - size} bytes behind its tensors.", field=parameters.where(_SIZE))
+        raise malformed(_rest(len(binary) - size), field=parameters.where(_SIZE))
     return InputTensor(name, datatype, shape, binary, (), where, parameters)
+
+
+def _rest(size: int) -> str:
+    return f"The body has {size} {noun(size, 'byte')} behind its tensors."
 
 
 def _shape(content: object, where: str) -> tuple[int, ...]:

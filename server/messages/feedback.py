@@ -8,6 +8,7 @@ from typing import Any
 from glimpse.server.access.call_context import CallContext
 from glimpse.server.errors import InvalidRequestError, PermissionDeniedError, Reason
 from glimpse.server.labelling.feedback import MOST_AT_ONCE, Told, TrueClass
+from glimpse.server.nouns import noun
 from glimpse.server.service import Service
 from glimpse.v1 import classifier_pb2 as pb
 
@@ -25,7 +26,7 @@ async def give(service: Service, call: CallContext, classes: Sequence[TrueClass]
             Reason.NOT_PERMITTED,
             "This server takes no feedback: GLIMPSE_FEEDBACK is not set. Ask the operator.",
         )
-    call.detail = f"true classes of {len(classes)} images"
+    call.detail = f"true classes of {len(classes)} {noun(len(classes), 'image')}"
     if not classes:
         raise InvalidRequestError(Reason.NO_IMAGES, "Send the true class of at least one image.", field="images")
     if len(classes) > MOST_AT_ONCE:

@@ -18,6 +18,7 @@ from glimpse.models.labels import ClassLabel
 from glimpse.server.answers.postprocessing import top_k
 from glimpse.server.domain import EncodedImage, Image, RawImage
 from glimpse.server.errors import InvalidRequestError, Reason, shown
+from glimpse.server.nouns import noun
 from glimpse.server.open_inference.messages import InputTensor, TensorMetadata
 
 _LENGTH = struct.Struct("<I")
@@ -62,7 +63,7 @@ def photos(tensor: InputTensor, images: int) -> tuple[Image, ...]:
     elif len(tensor.elements) == images:
         files = [each if isinstance(each, bytes) else b"" for each in tensor.elements]
     else:
-        raise _count(images, len(tensor.elements), "elements", tensor.contents)
+        raise _count(images, len(tensor.elements), "element", tensor.contents)
     return tuple([EncodedImage(file) for file in files])
 
 
@@ -78,7 +79,7 @@ def pictures(tensor: InputTensor, images: int) -> tuple[Image, ...]:
     if data is None:
         data = _from_numbers(tensor.elements, images * size, tensor.contents)
     if len(data) != images * size:
-        raise _count(images * size, len(data), "bytes", tensor.contents)
+        raise _count(images * size, len(data), "byte", tensor.contents)
     all_pixels = memoryview(data)  # whose parts are not copied
     return tuple([RawImage(height, width, all_pixels[n * size : (n + 1) * size], channels) for n in range(images)])
 
@@ -130,8 +131,9 @@ def _split(raw: bytes, images: int, where: str) -> list[bytes]:
     found, end = elements(raw, images), len(raw)
     if len(found) != images or sum(map(len, found)) + _LENGTH.size * len(found) != end:
         raise _wrong(
-            f"The raw contents of the input must be {images} elements, each behind its length as four bytes, the least "
-            f"significant one first. Received: {end} bytes, in which {len(found)} whole elements were found.",
+            f"By its shape, the input must have {images} {noun(images, 'element')}. In front of each are four bytes "
+            f"with its length, the least significant one first. Received: {end} {noun(end, 'byte')}, with {len(found)} "
+            f"whole {noun(len(found), 'element')} in them.",
             where,
         )
     return found
@@ -139,7 +141,7 @@ def _split(raw: bytes, images: int, where: str) -> list[bytes]:
 
 def _from_numbers(elements: Sequence[bytes] | Sequence[int], number: int, where: str) -> bytes:
     if len(elements) != number:
-        raise _count(number, len(elements), "elements", where)
+        raise _count(number, len(elements), "element", where)
     try:
         return bytes(each if isinstance(each, int) else -1 for each in elements)
     except ValueError:
@@ -147,7 +149,7 @@ def _from_numbers(elements: Sequence[bytes] | Sequence[int], number: int, where:
 
 
 def _count(wanted: int, received: int, what: str, where: str) -> InvalidRequestError:
-    return _wrong(f"By its shape, the input must have {wanted} {what}. Received: {received}.", where)
+    return _wrong(f"By its shape, the input must have {wanted} {noun(wanted, what)}. Received: {received}.", where)
 
 
 def _wrong(message: str, field: str) -> InvalidRequestError:

@@ -17,6 +17,7 @@ from typing import Any, Self
 import structlog
 
 from glimpse.server.metrics.rollouts import RolloutMetrics
+from glimpse.server.nouns import noun
 
 _log = structlog.get_logger(__name__)
 
@@ -242,12 +243,13 @@ class Rollout:
         total, bad = self._errors.sums()
         most = terms.max_error_rate
         if most is not None and total >= terms.min_requests and bad > most * total:
-            return "errors", f"{bad} of its last {total} requests failed; at most {most:.2%} may."
+            return "errors", f"{bad} of its last {total} {noun(total, 'request')} failed; at most {most:.2%} may."
         total, bad = self._disagreements.sums()
         least = terms.min_agreement
         if least is not None and total >= terms.min_requests and total - bad < least * total:
             return "disagreement", (
-                f"It names the first class of version {self.reference} for {total - bad} of the last {total} images; "
+                f"It names the first class of version {self.reference} for {total - bad} of the last {total} "
+                f"{noun(total, 'image')}; "
                 f"at least {least:.2%} are to agree."
             )
         return None

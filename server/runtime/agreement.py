@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glimpse.server.nouns import noun
 from glimpse.server.runtime import kept_measurements
 
 # (precision, uint8 [N, H, W, C]) -> float32 probabilities [N, classes]
@@ -87,9 +88,10 @@ class Agreement:
 
     def __str__(self) -> str:
         if self.pictures < MIN_PICTURES:
+            every = self.pictures + self.unclear
             return (
                 f"{self.precision} cannot be compared with float32: float32 is decided about {self.pictures} of "
-                f"{self.pictures + self.unclear} pictures, and {MIN_PICTURES} are needed."
+                f"{every} {noun(every, 'picture')}, and {MIN_PICTURES} are needed."
             )
         answers = "tells the same labels as" if self.several else "names the same first class as"
         told = (
@@ -98,8 +100,8 @@ class Agreement:
         )
         if self.labelled:
             told += (
-                f" Of {self.labelled} pictures of known classes it names {max(0, self.lost)} fewer right; at most "
-                f"{max(1, int(MOST_LOST * self.labelled))} may be lost."
+                f" Of {self.labelled} {noun(self.labelled, 'picture')} of known classes it names {max(0, self.lost)} "
+                f"fewer right; at most {max(1, int(MOST_LOST * self.labelled))} may be lost."
             )
         if self.speed:
             told += f" It is {self.speed:.2f} times as fast as {self.faster_than}; {REQUIRED_SPEED} times are required."

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from glimpse.server.nouns import noun
 from glimpse.server.runtime import kept_measurements
 
 KIND = "batch_sizes"  # of measurement
@@ -72,7 +73,11 @@ def useful_sizes(
                 if not out_of_memory(error):
                     raise
                 largest = max(seconds)
-                _log.info("batch size does not fit", size=doubled, detail=f"The largest batch is {largest} images.")
+                _log.info(
+                    "batch size does not fit",
+                    size=doubled,
+                    detail=f"The largest batch has {largest} {noun(largest, 'image')}.",
+                )
         before, found = found, _chosen(seconds, may_grow=may_grow)
         if found == before:
             return Useful(found, settled=True)

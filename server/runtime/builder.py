@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from glimpse.models import calibration_pictures, golden, variations
 from glimpse.models.bundle import BundleError
 from glimpse.models.outputs import PROBABILITIES
+from glimpse.server.nouns import noun
 from glimpse.server.runtime import (
     Runtime,
     RuntimeType,
@@ -226,7 +227,7 @@ class _Builder:
                     return np.concatenate([*streams.map(piece, range(0, len(pixels), batch))])
             except Exception as error:
                 if runtime.out_of_memory(error):
-                    raise MemoryError(f"A batch of {batch} images did not fit.") from error
+                    raise MemoryError(f"A batch of {batch} {noun(batch, 'image')} did not fit.") from error
                 raise
 
     def faster(self, precision: Precision, other: Precision) -> float:

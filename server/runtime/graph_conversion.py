@@ -29,6 +29,7 @@ from glimpse.models.foreign.facts import (
 from glimpse.models.heads import MULTI_LABEL, Head, sigmoid
 from glimpse.models.outputs import EMBEDDING, LOGITS, PROBABILITIES
 from glimpse.models.spec import NetworkSummary, Output
+from glimpse.server.nouns import noun
 from glimpse.server.runtime import UnsupportedNetworkError
 from glimpse.server.runtime.graph_embedding import embedding
 from glimpse.server.runtime.graph_input import Graph, feed, input_shape, integers, prepared
@@ -281,8 +282,8 @@ def _output(graph: Graph, model: Any) -> int:
     counts = [count for count in map(classes_of, shapes) if count is not None]
     if len(counts) == 1 == len(shapes):
         raise GraphError(
-            f"{graph.path} gives {counts[0]} scores, but there are {graph.classes} labels. Give one label for each "
-            "class, in order."
+            f"{graph.path} gives {counts[0]} {noun(counts[0], 'score')}, but there {noun(graph.classes, 'is', 'are')} "
+            f"{graph.classes} {noun(graph.classes, 'label')}. Give one label for each class, in order."
         )
     raise GraphError(
         f"{graph.path} has no output [N, {graph.classes}], a score for each label. Received: {named or 'none'}. Export "

@@ -29,6 +29,7 @@ from glimpse.models.train import files
 from glimpse.models.train.reading import network_input
 from glimpse.server import build
 from glimpse.server.machine import cores
+from glimpse.server.nouns import noun
 from glimpse.server.runtime.converted_key import identity
 
 PACKAGE = "nncf"
@@ -162,8 +163,8 @@ def _of_folder(bundle: Bundle, folder: Path) -> CalibrationPictures:
         raise ValueError(f"An image of GLIMPSE_CALIBRATION={folder} {error}.") from error
     if len(pixels) < calibration_pictures.FEWEST:
         raise ValueError(
-            f"GLIMPSE_CALIBRATION={folder} has {len(pixels)} images that can be read, and at least "
-            f"{calibration_pictures.FEWEST} are needed: a third calibrates, the others are compared with."
+            f"GLIMPSE_CALIBRATION={folder} has {len(pixels)} {noun(len(pixels), 'image')} that can be read, and at "
+            f"least {calibration_pictures.FEWEST} are needed: a third calibrates, the others are compared with."
         )
     return calibration_pictures.of_images(pixels, known, whole.hexdigest())
 

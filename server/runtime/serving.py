@@ -10,6 +10,7 @@ import structlog
 
 from glimpse.models.outputs import PROBABILITIES
 from glimpse.server.machine import gpus
+from glimpse.server.nouns import noun
 from glimpse.server.processes.startup import GoldenError
 from glimpse.server.progress import Progress, untold
 from glimpse.server.runtime import (
@@ -111,17 +112,17 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
         return importing.follows_from(imported.bundle, imported.row, runtime.precision)
 
     def compute(size: int) -> object:
-        progress(f"measure batches of {size} images")
+        progress(f"measure batches of {size} {noun(size, 'image')}")
         return runtime(batch(size))
 
     def load(size: int) -> None:
-        progress(f"load what computes batches of {size} images")
+        progress(f"load what computes batches of {size} {noun(size, 'image')}")
         runtime(batch(size))
 
     def stream(number: int) -> None:
         # Every second one from the other end: at the same size, two threads would compile it at once, each for itself.
         for size in reversed(sizes) if number % 2 else sizes:
-            progress(f"compute batches of {size} images")
+            progress(f"compute batches of {size} {noun(size, 'image')}")
             check(runtime(batch(size))[PROBABILITIES])
 
     with errors_as_unsupported(f"{runtime.name} cannot compute this network"):
@@ -156,7 +157,8 @@ def _warm(  # noqa: PLR0917 - what `serve` was given
         except Exception as error:
             if runtime.out_of_memory(error):
                 raise MemoryError(
-                    f"A batch of up to {sizes[-1]} images did not fit into the memory of {whose_memory(runtime.device)}"
+                    f"A batch of up to {sizes[-1]} {noun(sizes[-1], 'image')} did not fit into the memory of "
+                    f"{whose_memory(runtime.device)}"
                 ) from error
             raise
     return sizes

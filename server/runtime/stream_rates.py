@@ -20,6 +20,7 @@ import structlog
 from numpy.typing import NDArray
 
 from glimpse.models.messages import short
+from glimpse.server.nouns import noun
 from glimpse.server.runtime import Runtime, kept_measurements, stream_turns
 from glimpse.server.runtime.stream_turns import Compute, Cost
 
@@ -270,7 +271,8 @@ def _measured(
         error.__traceback__ = None  # it keeps what computed, and is kept by it, until garbage is looked for
         _log.warning(
             "streams not measured",
-            detail=f"{short(error)} They are chosen by a rule: one for each core, {rule.largest} images in a batch.",
+            detail=f"{short(error)} They are chosen by a rule: one for each core, {rule.largest} "
+            f"{noun(rule.largest, 'image')} in a batch.",
         )
         return rule
     best = chosen(found, rule)

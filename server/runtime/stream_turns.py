@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from glimpse.models.messages import lacks_memory
 from glimpse.models.outputs import DEFAULT_OUTPUTS, Outputs
+from glimpse.server.nouns import noun
 
 _SECONDS = 0.01  # that each stream computes, at least
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def _run(compute: Compute, pixels: NDArray[np.uint8]) -> tuple[int, float]:
             now = time.monotonic()
     except Exception as error:
         if lacks_memory(error):
-            raise MemoryError(f"A batch of {len(pixels)} images did not fit.") from error
+            raise MemoryError(f"A batch of {len(pixels)} {noun(len(pixels), 'image')} did not fit.") from error
         raise
     return images, now - begun
 

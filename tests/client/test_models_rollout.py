@@ -14,7 +14,7 @@ REFUSED = [
     (("canary", "cifar", "2", "--share", "ten%"), "Received: 'ten%'."),
     (("canary", "cifar", "2", "--share", "nan"), "Received: 'nan'."),
     (("canary", "cifar", "2", "--share", "0.1", "--min-agreement", "101%"), "Received: '101%'."),
-    (("canary", "cifar", "--share", "0.1"), "Expected: models canary NAME VERSION. Received: 1 words"),
+    (("canary", "cifar", "--share", "0.1"), "Expected: models canary NAME VERSION. Received: 1 word behind"),
     (("shadow", "cifar", "2", "--share", "1", "--max-error-rate", "0.1"), "shadow does not take --max-error-rate."),
     (("shadow", "cifar", "2", "--share", "1", "--window", "60"), "shadow does not take --window."),
     (("promote", "cifar", "2", "--share", "1"), "promote does not take --share."),

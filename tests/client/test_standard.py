@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import glimpse.client.commands.plain
+import glimpse.client.nouns
 import glimpse.models.plain
 import glimpse.models.standard
+import glimpse.server.nouns
 from glimpse.client.commands import exits, standard
 from tests.client.conftest import CLI, ROOT
 from tests.client.scripted import ScriptedServer
@@ -132,6 +134,10 @@ def test_client_and_library_have_the_same(name: str) -> None:
     """Neither imports anything of the other; what is mended in one has to be mended in both."""
     ours, theirs = (inspect.getsource(getattr(module, name)) for module in (standard, glimpse.models.standard))
     assert ours == theirs
+
+
+def test_client_and_server_count_alike() -> None:
+    assert inspect.getsource(glimpse.client.nouns) == inspect.getsource(glimpse.server.nouns)
 
 
 def test_client_and_library_make_text_plain_alike() -> None:

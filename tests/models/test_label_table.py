@@ -135,8 +135,8 @@ def photos(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ("a.png,cat\nb.png,cat|dog\nc.png,dog\nd.png,\ne.png,\n", "names 1 images that .* does not have: e.png"),
-        ("a.png,cat\nb.png,cat\nc.png,\n", "has 1 images that .* has no row for: d.png"),
+        ("a.png,cat\nb.png,cat|dog\nc.png,dog\nd.png,\ne.png,\n", "names 1 image that .* does not have: e.png"),
+        ("a.png,cat\nb.png,cat\nc.png,\n", "has 1 image that .* has no row for: d.png"),
         ("a.png,cat\nb.png,cat|dog\nc.png,\nd.png,\n", "labels that fewer than 2 images show: dog"),
         ("a.png,cat\nb.png,cat\nc.png,cat\nd.png,\n", "labels that all images show, or all but one: cat"),
         ("a.png,\nb.png,\nc.png,\nd.png,\n", "gives no image a label"),

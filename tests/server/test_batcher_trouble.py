@@ -38,7 +38,7 @@ def test_a_batch_that_computes_too_long_fails_what_waits_and_refuses_what_comes(
     assert bench.batcher.trouble() is None
     assert not queued.done()
     bench.clock.now += 1.0
-    assert bench.batcher.trouble() == "A batch of 1 images has been computing for 61 s."
+    assert bench.batcher.trouble() == "A batch of 1 image has been computing for 61 s."
     for future in (hung, *staged, queued):
         with pytest.raises(UnavailableError, match="61 s") as refused:
             future.result(0)
@@ -108,7 +108,7 @@ def test_of_two_streams_only_the_one_that_hangs_loses_its_batch(make: Callable[.
     healthy = bench.submit(7)
     assert bench.model.values() == [7]
     bench.clock.now += 11.0
-    assert bench.batcher.trouble() == "A batch of 1 images has been computing for 61 s."
+    assert bench.batcher.trouble() == "A batch of 1 image has been computing for 61 s."
     assert not healthy.done()
     bench.release()
     bench.release()

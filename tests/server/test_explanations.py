@@ -181,7 +181,7 @@ def test_what_occlusion_computes_counts_for_whether_there_is_time() -> None:
     checks = RequestChecks(registry, decoders, Metrics(), max_images=64, geometries=frozenset())
     costs = [Cost(1, 1, 1, expensive=False)]
     checks.check_in_time(costs, job, 1)
-    with pytest.raises(DeadlineExceededError, match=r"1 images are ahead of it, and the answer is expected in 5\.1"):
+    with pytest.raises(DeadlineExceededError, match=r"1 image is ahead of it, and the answer is expected in 5\.1"):
         checks.check_in_time(costs, job, COUNTS)
 
 

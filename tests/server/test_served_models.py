@@ -19,7 +19,7 @@ from tests.server.repositories import add
 from tests.server.repository_scene import LONG, settings, settled
 
 __all__ = ["settled"]  # whatever lies there is complete
-HANGS = "A batch of 1 images has been computing for 3 s."
+HANGS = "A batch of 1 image has been computing for 3 s."
 
 
 @pytest.mark.parametrize("required", [True, False])

@@ -43,7 +43,7 @@ def test_a_runtime_that_hangs_flips_liveness_and_readiness_until_it_comes_back(
         hang.touch()
         hung = stub.Classify.future(request, timeout=TIMEOUT)
         detail = running.wait_for("stuck", seconds=TIMEOUT)["detail"]
-        assert "A batch of 1 images has been computing for" in detail
+        assert "A batch of 1 image has been computing for" in detail
         assert "calls are refused, and the health checks fail" in detail
         assert statuses() == ["NOT_SERVING", "NOT_SERVING"]
         assert metrics_of(running)["glimpse_ready"] == 0

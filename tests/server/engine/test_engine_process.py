@@ -22,6 +22,7 @@ from glimpse.server.errors import UnavailableError
 from glimpse.server.loading.loading import load_model
 from glimpse.server.loading.options import LoadOptions, model_source
 from glimpse.server.metrics.metrics import Metrics
+from glimpse.server.nouns import noun
 from glimpse.server.processes.control_channel import Message, read_memory_file
 from tests.server.engine.engines import WAIT, EngineProcess, plain_settings, until
 
@@ -90,7 +91,7 @@ def test_it_says_each_step_of_loading(engine: EngineProcess) -> None:
     """Among them each size of batches: whoever watches it sees where it hangs."""
     sizes = engine.facts().batch_sizes
     assert engine.steps[0] == "find the weights"
-    assert {f"compute batches of {size} images" for size in sizes} <= set(engine.steps)
+    assert {f"compute batches of {size} {noun(size, 'image')}" for size in sizes} <= set(engine.steps)
 
 
 @pytest.mark.ci
