@@ -5,10 +5,8 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from glimpse.server.domain import EncodedImage, ModelSelector
-from glimpse.server.errors import shown
 from glimpse.server.http import answers, form, options
 from glimpse.server.http.endpoint import Asked
-from glimpse.server.http.problems import malformed
 from glimpse.server.service import Service
 
 _KNOWN = ("model", "version", *options.NAMES)
@@ -57,7 +55,5 @@ def _read(asked: Asked) -> tuple[dict[str, str], list[bytes], str]:
         texts, files, image = {**query, **found.texts}, found.files, "".join(found.names[:1])[:80]
     else:  # whatever it says that it is: curl calls a file a form's fields
         texts, files, image = query, [asked.body], ""
-    for name in texts:
-        if name not in _KNOWN:
-            raise malformed(f"There is no parameter {shown(name)}. Known: {', '.join(_KNOWN)}.", field=name[:80])
+    options.check_known(texts, _KNOWN)
     return texts, files, image

@@ -20,7 +20,7 @@ from glimpse.server.access.control import AccessControl
 from glimpse.server.access.unauthenticated import UnauthenticatedCalls
 from glimpse.server.calls import CANCELLED, OK, Method
 from glimpse.server.domain import Caller
-from glimpse.server.errors import DeadlineExceededError, OverloadedError, Reason, ServiceError, defect, draining
+from glimpse.server.errors import DeadlineExceededError, OverloadedError, Reason, ServiceError, defect, draining, shown
 from glimpse.server.fair_queue import Lane
 from glimpse.server.http import problems
 from glimpse.server.http.body import NO_BODY, CallerLeftError, Limit, check_head, read_body
@@ -214,7 +214,10 @@ def _timeout(request: Request) -> float | None:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= _LONGEST:
-        raise problems.malformed(f"{TIMEOUT_KEY} must be seconds, above 0 and up to {_LONGEST:g}.", field=TIMEOUT_KEY)
+        raise problems.malformed(
+            f"{TIMEOUT_KEY} must be a number of seconds, above 0 and up to {_LONGEST:g}. Received: {shown(text)}.",
+            field=TIMEOUT_KEY,
+        )
     return seconds
 
 

@@ -44,12 +44,12 @@ def _true_class(content: dict[str, Any], where: str) -> TrueClass:
     for name in content:
         if name not in _KNOWN:
             raise json_body.unknown(name, where, ", ".join(_KNOWN))
-    image = json_body.integer(content.get("image", 0), f"{where}.image")
+    image = json_body.integer(json_body.given(content, "image", 0), f"{where}.image")
     if not 0 <= image < _MOST_IMAGE:
         raise malformed(f"{where}.image must be a number of an image, from 0.", field=f"{where}.image")
     return TrueClass(
         json_body.string(content.get("request_id"), f"{where}.request_id"),
         image,
         json_body.string(content.get("true_class"), f"{where}.true_class"),
-        json_body.boolean(content.get("new_class", False), f"{where}.new_class"),
+        json_body.boolean(json_body.given(content, "new_class", default=False), f"{where}.new_class"),
     )

@@ -32,10 +32,15 @@ def parsed(body: bytes, *, most: int = MOST_VALUES) -> dict[str, Any]:
         )
     try:
         content = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError):  # also of text that is not UTF-8, and of numbers of thousands of digits
-        raise malformed("The body is not JSON.") from None
+    except json.JSONDecodeError as error:
+        what = f"at character {error.pos}, {error.msg.lower()}" if body else "it is empty"
+        raise malformed(f"The body is not JSON: {what}.") from None
+    except UnicodeDecodeError:
+        raise malformed("The body is not JSON: it is not text in UTF-8.") from None
+    except (ValueError, RecursionError):  # also of numbers of thousands of digits
+        raise malformed("The body is not JSON, or has too long a number or too deep a nesting.") from None
     if not isinstance(content, dict):
-        raise malformed(f"The body must be a JSON object. Received: {_kind(content)}.")
+        raise malformed(f"The body must be a JSON object. Received: {kind(content)}.")
     return content
 
 
@@ -46,14 +51,15 @@ def image(text: object, field: str) -> bytes:
         InvalidRequestError: expected; it is none.
     """
     if not isinstance(text, str):
-        raise malformed(f"{field} must be a string of base64. Received: {_kind(text)}.", field=field)
+        raise malformed(f"{field} must be a string of base64. Received: {kind(text)}.", field=field)
     try:
         raw = text.encode("ascii")
         if b"-" in raw or b"_" in raw:
             raw = raw.translate(_URL_SAFE)
         return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise malformed(f"{field} is not base64. Send the image file's bytes in base64.", field=field) from None
+        hint = f", without {shown(text.partition(',')[0] + ',')} in front" if text.startswith("data:") else ""
+        raise malformed(f"{field} is not base64. Send the image file's bytes in base64{hint}.", field=field) from None
 
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
@@ -66,7 +72,7 @@ def integer(value: object, field: str) -> int:
         InvalidRequestError: expected; it is none.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise malformed(f"{field} must be a whole number. Received: {_kind(value)}.", field=field)
+        raise malformed(f"{field} must be a whole number. Received: {kind(value)}.", field=field)
     return value
 
 
@@ -81,7 +87,7 @@ def number(value: object, field: str) -> float:
         with contextlib.suppress(OverflowError):
             found = float(value)
     if not math.isfinite(found):
-        raise malformed(f"{field} must be a finite number. Received: {_kind(value)}.", field=field)
+        raise malformed(f"{field} must be a finite number. Received: {kind(value)}.", field=field)
     return found
 
 
@@ -92,7 +98,7 @@ def boolean(value: object, field: str) -> bool:
         InvalidRequestError: expected; it is neither.
     """
     if not isinstance(value, bool):
-        raise malformed(f"{field} must be true or false. Received: {_kind(value)}.", field=field)
+        raise malformed(f"{field} must be true or false. Received: {kind(value)}.", field=field)
     return value
 
 
@@ -103,7 +109,7 @@ def string(value: object, field: str) -> str:
         InvalidRequestError: expected; it is none.
     """
     if not isinstance(value, str):
-        raise malformed(f"{field} must be a string. Received: {_kind(value)}.", field=field)
+        raise malformed(f"{field} must be a string. Received: {kind(value)}.", field=field)
     try:
         value.encode()
     except UnicodeEncodeError:  # JSON may have half of a pair of surrogates, which no answer could repeat
@@ -118,7 +124,7 @@ def strings(value: object, field: str) -> list[str]:
         InvalidRequestError: expected; it is none.
     """
     if not isinstance(value, list):
-        raise malformed(f"{field} must be an array of strings. Received: {_kind(value)}.", field=field)
+        raise malformed(f"{field} must be an array of strings. Received: {kind(value)}.", field=field)
     return [string(each, f"{field}[{number}]") for number, each in enumerate(value)]
 
 
@@ -129,7 +135,8 @@ def objects(value: object, field: str) -> list[dict[str, Any]]:
         InvalidRequestError: expected; it is none.
     """
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
-        raise malformed(f"{field} must be an array of objects.", field=field)
+        received = "others among them" if isinstance(value, list) else kind(value)
+        raise malformed(f"{field} must be an array of objects. Received: {received}.", field=field)
     return value
 
 
@@ -140,8 +147,13 @@ def mapping(value: object, field: str) -> dict[str, Any]:
         InvalidRequestError: expected; it is none.
     """
     if not isinstance(value, dict):
-        raise malformed(f"{field} must be an object. Received: {_kind(value)}.", field=field)
+        raise malformed(f"{field} must be an object. Received: {kind(value)}.", field=field)
     return value
+
+
+def given(content: dict[str, Any], name: str, default: Any) -> Any:
+    """What may be left out; null is as if it were, for libraries write that in its place."""
+    return default if (found := content.get(name)) is None else found
 
 
 def unknown(name: str, where: str, known: str) -> InvalidRequestError:
@@ -149,7 +161,8 @@ def unknown(name: str, where: str, known: str) -> InvalidRequestError:
     return malformed(f"{where} has no {shown(name)}. Known: {known}.", field=f"{where}.{name[:80]}")
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
+    """What a value of JSON is, for people."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -73,6 +73,17 @@ class Options:
 def names(images: str, within: str = "") -> Names:
     """What callers call the fields that errors are about: the images are `images`, the options in `within`."""
     return {**SELECTOR, Field.IMAGES: images, **{field: within + name for field, name in _BY_FIELD.items()}}
+
+
+def check_known(given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse a parameter that nobody reads: it may be a known one that is misspelt.
+
+    Raises:
+        InvalidRequestError: expected; one is not known.
+    """
+    for name in given:
+        if name not in known:
+            raise malformed(f"There is no parameter {shown(name)}. Known: {', '.join(known)}.", field=name[:80])
 
 
 def of_parameters(parameters: Mapping[str, Any], where: str) -> Options:

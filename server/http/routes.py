@@ -133,6 +133,7 @@ class Routes:
     async def _describe(self, asked: Asked) -> Response:
         """What `DescribeModel` tells, as JSON."""
         query = asked.request.query_params
+        options.check_known(query, tuple(options.SELECTOR.values()))
         model = self._service.model(ModelSelector(query.get("model", ""), query.get("version", "")))
         told: Message = describe(model, self._limits)
         return answers.json_response(answers.message(told))

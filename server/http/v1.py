@@ -51,7 +51,8 @@ class V1:
         """Classify the photos in `instances`; one that cannot be classified fails the request."""
         content = json_body.parsed(asked.body)
         asked.body = b""
-        chosen = options.of_parameters(json_body.mapping(content.get("parameters", {}), "parameters"), "parameters")
+        parameters = json_body.mapping(json_body.given(content, "parameters", {}), "parameters")
+        chosen = options.of_parameters(parameters, "parameters")
         instances = content.pop("instances", None)
         if not isinstance(instances, list):
             raise malformed('The body must be {"instances": [{"b64": "..."}]}.', field="instances")

@@ -114,7 +114,7 @@ class V2:
         face = faces.find(self._service, name, version)
         content, binary = _split(asked.body, asked.request.headers.get(HEADER_LENGTH))
         asked.body = b""
-        outputs = json_body.objects(content.get("outputs", []), "outputs")
+        outputs = json_body.objects(json_body.given(content, "outputs", []), "outputs")
         wants_binary = _wants_binary(content, outputs)
         given = _request(content, binary, outputs, face, version)
         del content, binary
@@ -165,7 +165,7 @@ def _request(
     return InferRequest(
         model_name=face.name,
         model_version=version,
-        id=json_body.string(content.get("id", ""), "id"),
+        id=json_body.string(json_body.given(content, "id", ""), "id"),
         parameters=_parameters(content, ""),
         inputs=inputs,
         outputs=[
@@ -263,7 +263,7 @@ def _parameters(content: dict[str, Any], where: str) -> Parameters:
     Raises:
         InvalidRequestError: expected; they are no object.
     """
-    found = json_body.mapping(content.get("parameters", {}), f"{where}parameters")
+    found = json_body.mapping(json_body.given(content, "parameters", {}), f"{where}parameters")
     return Parameters({name: _parameter(value) for name, value in found.items()}, f"{where}parameters.{{}}")
 
 

@@ -282,6 +282,55 @@ def test_a_path_and_a_verb_that_do_not_exist_are_told(port: int) -> None:
     assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "told"),
+    [
+        (V1, b"", {}, "it is empty"),
+        (V1, b'{"instances": [}', {}, "at character 15"),
+        (V1, b"\xff\xff{}", {}, "UTF-8"),
+        (V2, b'{"inputs": []}rest', {}, "at character 14, extra data"),
+        (V2, b'{"inputs": 1}', {}, "array of objects. Received: a number."),
+        (V2, b'{"inputs": [1]}', {}, "Received: others among them."),
+        (
+            V1,
+            b'{"instances": [{"b64": "data:image/png;base64,iVBO"}]}',
+            {},
+            "without 'data:image/png;base64,' in front",
+        ),
+        (
+            "/classify",
+            b"x",
+            {"glimpse-timeout": "10S"},
+            "a number of seconds, above 0 and up to 86400. Received: '10S'",
+        ),
+    ],
+    ids=["empty", "cut", "no text", "more behind it", "a number", "numbers", "a data URI", "a deadline of gRPC"],
+)
+def test_a_refusal_tells_what_was_received(
+    port: int, path: str, body: bytes, headers: dict[str, str], told: str
+) -> None:
+    answer = ask(port, path, body, headers)
+    assert (answer.status, answer.reason) == BAD
+    assert told in answer.json["error"]
+
+
+def test_null_is_what_may_be_left_out_and_was(port: int) -> None:
+    for path, content in (
+        (V1, instances(picture(), parameters=None)),
+        (V1, instances(picture(), parameters={"top_k": None})),
+        (V2, inference(picture(), id=None, outputs=None, parameters=None)),
+        (V2, inference(picture(), outputs=[{"name": "probabilities", "parameters": None}])),
+    ):
+        assert post(port, path, content).status == 200
+    assert post(port, V1, {"instances": None}).status == 400
+
+
+def test_a_parameter_of_a_description_that_is_misspelt_is_refused(port: int) -> None:
+    answer = ask(port, "/describe?modle=cifar10")
+    assert (answer.status, answer.reason, answer.json["field"]) == (*BAD, "modle")
+    assert ask(port, f"/describe?model={MODEL}").status == 200
+
+
 def test_what_a_caller_sends_is_never_sent_back_as_html(port: int) -> None:
     answer = ask(port, "/%3Cscript%3E")
     assert answer.headers["content-type"] == "application/json"
