@@ -38,6 +38,7 @@ POOL = pb.DESCRIPTOR.pool
 PROBES = frozenset({f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady"})
 _RAW = "raw_input_contents"
 _PARAMETER = "parameters['{}']"
+_INFER = inference.names("model_name", "model_version", _PARAMETER)
 _CONTENTS = {faces.BYTES: "bytes_contents", faces.UINT8: "uint_contents"}  # of a tensor of each type
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -50,11 +51,10 @@ def gates(service: Service) -> Mapping[str, Gate]:
 
 def names() -> Mapping[str, Names]:
     """What the messages of each method call the fields that errors are about."""
-    infer = inference.names("model_name", "model_version", _PARAMETER)
     told: Names = {Field.MODEL: "name", Field.VERSION: "version"}
     managed: Names = {Field.MODEL: "model_name"}
     by_method: dict[str, Names] = {
-        **dict.fromkeys(("ModelInfer", "ModelStreamInfer"), infer),
+        **dict.fromkeys(("ModelInfer", "ModelStreamInfer"), _INFER),
         **dict.fromkeys(("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"), told),
         **dict.fromkeys(("RepositoryModelLoad", "RepositoryModelUnload"), managed),
     }
@@ -176,6 +176,8 @@ class _Codec:
         told = response.infer_response.parameters
         told["code"].string_param = error.code.name
         told["reason"].string_param = error.reason.value
+        if field := _INFER.get(error.field, error.field):
+            told["field"].string_param = field
         if error.retry_after is not None:
             told["retry_after_seconds"].double_param = error.retry_after
         return response

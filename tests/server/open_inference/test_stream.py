@@ -43,18 +43,21 @@ def test_a_request_that_fails_has_its_error_and_the_stream_goes_on(
         photos(b"no image", id="a"),
         photos(file(1), model_name="nosuch", id="b"),
         photos(file(1), shape=[9], id="c"),
+        photos(file(1), id="d"),
     ]
-    good = photos(file(1), id="d")
+    bad[3].parameters["top_k"].int64_param = 0
+    good = photos(file(1), id="e")
     answers = list(caller.stream([*bad, good]))
-    assert [each.infer_response.id for each in answers] == ["a", "b", "c", "d"]
-    assert [bool(each.error_message) for each in answers] == [True, True, True, False]
-    told = [{k: v.string_param for k, v in each.infer_response.parameters.items()} for each in answers[:3]]
+    assert [each.infer_response.id for each in answers] == ["a", "b", "c", "d", "e"]
+    assert [bool(each.error_message) for each in answers] == [True, True, True, True, False]
+    told = [{k: v.string_param for k, v in each.infer_response.parameters.items()} for each in answers[:4]]
     assert told == [
-        {"code": "INVALID_ARGUMENT", "reason": "NOT_AN_IMAGE"},
-        {"code": "NOT_FOUND", "reason": "MODEL_NOT_FOUND"},
-        {"code": "INVALID_ARGUMENT", "reason": "INVALID_TENSOR"},
+        {"code": "INVALID_ARGUMENT", "reason": "NOT_AN_IMAGE", "field": "raw_input_contents[0][0]"},
+        {"code": "NOT_FOUND", "reason": "MODEL_NOT_FOUND", "field": "model_name"},
+        {"code": "INVALID_ARGUMENT", "reason": "INVALID_TENSOR", "field": "raw_input_contents[0]"},
+        {"code": "INVALID_ARGUMENT", "reason": "TOP_K_OUT_OF_RANGE", "field": "parameters['top_k']"},
     ]
-    assert numbers(answers[3].infer_response).shape == (1, 10)
+    assert numbers(answers[4].infer_response).shape == (1, 10)
 
 
 def test_an_answer_waits_for_those_before_it(rig: Rig) -> None:
