@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,3 +33,6 @@ class Contents:
     # Other sets of tensors in the same file, for example the latest weights beside averaged ones, in order of
     # preference after this one.
     others: tuple[Contents, ...] = ()
+    # What the file's batch normalisations add to the variance, by the name that their tensors begin with, where it
+    # says so.
+    epsilons: Mapping[str, float] = field(default_factory=dict)

@@ -105,7 +105,7 @@ def _contents(file: BinaryIO, path: Path, data: mmap.mmap | None) -> Contents:
     if form == "legacy":
         return torch_file.read_legacy(data, path)
     if form == "hdf5":
-        return Contents(keras_file.read_hdf5(hdf5_file.Hdf5(file, path, memoryview(data)), path))
+        return keras_file.read_hdf5(hdf5_file.Hdf5(file, path, memoryview(data)), path)
     if form == "tflite":
         return tflite_file.read(memoryview(data), path)
     return onnx_file.read(memoryview(data), path)
@@ -157,7 +157,7 @@ def _short(error: Exception) -> str:
 
 def _read_zip(archive: Archive, path: Path) -> Contents:
     if keras_file.WEIGHTS in archive.names:
-        return Contents(keras_file.read_archive(archive, path))
+        return keras_file.read_archive(archive, path)
     if any(torch_file.is_pickle(name) for name in archive.names):
         return torch_file.read_zip(archive, path)
     shown = ", ".join(name[:80] for name in archive.names[:5])

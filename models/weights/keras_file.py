@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.weights.archive import Archive
-from glimpse.models.weights.contents import SavedModel
+from glimpse.models.weights.contents import Contents, SavedModel
 from glimpse.models.weights.errors import WeightsError
 from glimpse.models.weights.hdf5_file import Hdf5
 
@@ -50,10 +50,13 @@ _OLD_ROLES = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "runnin
 _OLD_NAME = re.compile(r".+?_(W|b|depthwise_kernel|pointwise_kernel|gamma|beta|running_mean|running_std)(?:_\d+)?")
 
 
-def read_archive(archive: Archive, path: Path) -> Tensors:
-    """The tensors of a ``.keras`` file; the graph is looked at for names only, and nothing of it is built."""
+def read_archive(archive: Archive, path: Path) -> Contents:
+    """The tensors of a ``.keras`` file.
+
+    The graph is looked at for names and for what normalisations add to the variance, and nothing of it is built.
+    """
     layers = _layers(archive, path) if _CONFIG in archive.names else {}
-    return _numbered(_weights(archive, path), path, layers)
+    return _contents(_numbered(_weights(archive, path), path, layers), layers)
 
 
 def _weights(archive: Archive, path: Path) -> Hdf5:
@@ -61,12 +64,35 @@ def _weights(archive: Archive, path: Path) -> Hdf5:
     return Hdf5(archive.file, path, archive.data, start=start, size=size)
 
 
-def read_hdf5(hdf5: Hdf5, path: Path) -> Tensors:
-    """The tensors of an HDF5 file of Keras."""
+def read_hdf5(hdf5: Hdf5, path: Path) -> Contents:
+    """The tensors of an HDF5 file of Keras; its graph, where it has one, is looked at as that of an archive."""
     # A whole model of Keras 2 has its weights in a group.
     root = "model_weights" if "model_weights" in hdf5.members("") else ""
     names = hdf5.texts(root, "layer_names")
-    return _numbered(hdf5, path, {}) if names is None else _listed(hdf5, path, root, names)
+    if names is None:
+        return Contents(_numbered(hdf5, path, {}))
+    return _contents(_listed(hdf5, path, root, names), _of_text(hdf5.text("", "model_config") or ""))
+
+
+def _contents(tensors: Tensors, layers: Mapping[str, Mapping[str, Any]]) -> Contents:
+    """The tensors, and what the configurations of the layers, by their places, say that they do not."""
+    epsilons: dict[str, float] = {}
+    for place, config in layers.items():
+        name, value = config.get("name"), config.get("epsilon")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
+            continue
+        kind = re.sub(r"_\d+$", "", place.rpartition("/")[2])
+        if kind == "batch_normalization" and f"{name}/moving_variance" in tensors:
+            epsilons[str(name)] = float(value)
+    return Contents(tensors, epsilons=epsilons)
+
+
+def _of_text(text: str) -> dict[str, Mapping[str, Any]]:
+    """The configuration of every layer, as `_layers`; none where it cannot be read, as only whole models need it."""
+    try:
+        return _by_place(json.loads(text)) if 0 < len(text) <= _CONFIG_SIZE else {}
+    except (ValueError, RecursionError):
+        return {}
 
 
 def model(archive: Archive, path: Path) -> SavedModel:
@@ -197,8 +223,12 @@ def _layers(archive: Archive, path: Path) -> dict[str, Mapping[str, Any]]:
         raise
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} has a damaged {_CONFIG}: {error}. Copy it again.") from error
+    return _by_place(graph)
+
+
+def _by_place(graph: object) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
-    waiting = [("", graph)]
+    waiting: list[tuple[str, object]] = [("", graph)]
     while waiting:
         within, model = waiting.pop()
         used: dict[str, int] = {}

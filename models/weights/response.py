@@ -8,6 +8,7 @@ data, ``file`` or ``here``, and its offset, dtype, shape and strides in bytes. N
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
@@ -63,7 +64,7 @@ class ResponseWriter:
             for one in (found, *found.others)
         ]
         graph = None if found.graph is None else self._graph(found.graph)
-        self._end({"sets": sets, "graph": graph, "arrays": self._arrays})
+        self._end({"sets": sets, "graph": graph, "epsilons": dict(found.epsilons), "arrays": self._arrays})
 
     def model(self, found: SavedModel) -> None:
         """Respond with the description of the model in a file."""
@@ -172,8 +173,11 @@ def _contents(values: Mapping[str, Any], arrays: list[Array]) -> Contents:
         for one in values["sets"]
     ]
     graph = None if values["graph"] is None else _graph(values["graph"], arrays)
+    epsilons = {str(name): float(value) for name, value in dict(values.get("epsilons", {})).items()}
+    if not all(math.isfinite(value) and value >= 0 for value in epsilons.values()):
+        raise MalformedError("a normalisation that adds no number to the variance")
     first = sets[0]
-    return Contents(first.tensors, graph=graph, place=first.place, others=tuple(sets[1:]))
+    return Contents(first.tensors, graph=graph, place=first.place, others=tuple(sets[1:]), epsilons=epsilons)
 
 
 def _graph(values: Mapping[str, Any], arrays: list[Array]) -> Graph:

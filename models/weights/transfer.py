@@ -7,6 +7,7 @@ graph, `models.weights.structure` finds the place of each tensor without any nam
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from glimpse.models.spec import Architecture
 from glimpse.models.weights import identification, prefixes, structure
 from glimpse.models.weights.axes import to_keras_order, without_background
 from glimpse.models.weights.contents import Contents, Tensors
-from glimpse.models.weights.errors import WeightsMismatchError
+from glimpse.models.weights.errors import WeightsError, WeightsMismatchError
 from glimpse.models.weights.files import contents
 from glimpse.models.weights.graphs import Graph
 
@@ -53,7 +54,7 @@ def load(
     Raises:
         WeightsMismatchError: names and shapes fit in no layout; the message is about the closest one. No weight has
             been changed.
-        WeightsError: the file cannot be read as weights.
+        WeightsError: the file cannot be read as weights, or has numbers that are infinite or none.
         OSError: the file cannot be opened.
     """
     return transfer(model, contents(path), layouts, source=path, row=row, say=say)
@@ -80,6 +81,13 @@ def transfer(
             nearest.layout,
             hint=identification.mismatch_advice(found, model, nearest.misshapen_shapes, row),
         )
+    for variable, value in nearest.values:  # of all, before the first is set
+        if not np.isfinite(value).all():
+            raise WeightsError(
+                f"{source} has numbers for {variable.path} that are infinite, none, or too large for float32. "
+                "The training that wrote it has diverged, or the file is damaged. Take an earlier checkpoint, or copy "
+                "it again."
+            )
     for note in nearest.notes:
         say(note)
     for variable, value in nearest.values:
@@ -92,8 +100,8 @@ def _nearest(model: keras.Model, found: Contents, layouts: Mapping[str, Layout])
     fits = []
     for named in prefixes.candidates(found):
         for name, layout in layouts.items():
-            fit = _fit(model, named.tensors, layout)
-            fit.layout, fit.notes = name, named.notes
+            fit = _fit(model, named.tensors, layout, found.epsilons)
+            fit.layout, fit.notes = name, (*named.notes, *fit.notes)
             if not fit.faults:
                 return fit
             fits.append(fit)
@@ -125,14 +133,17 @@ class _Fit:
     ) -> None:
         """Take `value` for the variable if it fits; if not, note `name` and the `shape` that it had in the file."""
         ours = tuple(variable.shape)
-        if value.shape == ours:
-            self.values.append((variable, value.astype(np.float32)))
+        if value.dtype.kind != "f":  # as of a quantised network, whose scales are elsewhere
+            self.misshapen.append(f"{name}: {value.dtype}, the network has floats in {variable.path}")
+        elif value.shape == ours:
+            with np.errstate(over="ignore"):  # what float32 does not hold is infinite
+                self.values.append((variable, value.astype(np.float32)))
         else:
             self.misshapen.append(f"{name}: {shape or value.shape}, the network has {ours} in {variable.path}")
             self.misshapen_shapes[variable.path] = value.shape
 
 
-def _fit(model: keras.Model, tensors: Tensors, layout: Layout) -> _Fit:
+def _fit(model: keras.Model, tensors: Tensors, layout: Layout, epsilons: Mapping[str, float]) -> _Fit:
     fit, used = _Fit(), set()
     originals = layout.canonical(tensors)
     tensors = {name: tensors[original] for name, original in originals.items()}
@@ -160,11 +171,28 @@ def _fit(model: keras.Model, tensors: Tensors, layout: Layout) -> _Fit:
             value = to_keras_order(tensor, layer, variable, layout.naming.order)
             if layout.background and isinstance(layer, keras.layers.Dense):
                 value = without_background(value, tuple(variable.shape))
+            if variable.name == "moving_variance":
+                told = {epsilons.get(originals[part].rpartition("/")[0]) for part in parts}
+                value = _with_epsilon(fit, value, layer, told.pop() if len(told) == 1 else None)
             fit.place(variable, value, originals[parts[0]], tuple(tensor.shape))
     unused = re.compile("|".join(f"(?:{pattern})" for pattern in (r".*\.num_batches_tracked", *layout.unused)))
     unexpected = (originals[name] for name in sorted(tensors.keys() - used))
     fit.unexpected.extend(name for name in unexpected if not unused.fullmatch(name))
     return fit
+
+
+def _with_epsilon(
+    fit: _Fit, variance: NDArray[np.generic], norm: keras.Layer, epsilon: float | None
+) -> NDArray[np.generic]:
+    """The variance with which a normalisation computes what it does in the file, where it adds `epsilon` to it."""
+    if epsilon is None or math.isclose(epsilon, norm.epsilon, rel_tol=1e-3) or variance.dtype.kind != "f":
+        return variance
+    note = (
+        f"the batch normalisations in the file add {epsilon:g} to the variance, and those of the network "
+        f"{norm.epsilon:g}: the variances are changed by the difference, so that they compute the same"
+    )
+    fit.notes = tuple(dict.fromkeys((*fit.notes, note)))
+    return np.asarray(variance, np.float64) + (epsilon - norm.epsilon)
 
 
 def _joined(parts: list[NDArray[np.generic]]) -> NDArray[np.generic]:

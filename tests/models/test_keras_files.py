@@ -101,6 +101,23 @@ def test_a_network_of_the_library_gets_its_weights_back_from_keras_own_file(tmp_
     equal(named(second), named(first))
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_what_a_file_adds_to_the_variance_counts(suffix: str, tmp_path: Path) -> None:
+    """Keras' default is a hundred times that of most publishers: with another one, answers are other ones."""
+    first, second = (models.build("se_resnet20", input_shape=(8, 8, 3)) for _ in range(2))
+    norms = [layer for layer in first.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        layer.moving_variance.assign(np.full(layer.moving_variance.shape, 0.02, np.float32))
+        layer.epsilon = 0.1
+    first.save(tmp_path / f"model{suffix}")
+    told: list[str] = []
+    assert weights.load(second, tmp_path / f"model{suffix}", say=told.append) == "glimpse"
+    x = np.random.default_rng(0).normal(0, 1, (2, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(np.asarray(second(x)), np.asarray(first(x)), rtol=1e-4, atol=1e-5)
+    (note,) = told
+    assert note.startswith("the batch normalisations in the file add 0.1 to the variance, and those of the network ")
+
+
 def without_names(path: Path) -> None:
     """As Keras wrote it before it kept the names of layers beside their variables."""
     import h5py

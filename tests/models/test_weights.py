@@ -69,6 +69,28 @@ def test_a_weight_too_large_for_float16_is_refused_by_name(tmp_path: Path) -> No
         weights.save(model, tmp_path / "w.safetensors", dtype="float16")
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_numbers_that_are_none_are_refused_and_nothing_is_set(saved: Path, value: float) -> None:
+    """A network with one of them may well answer: with the wrong class, each time."""
+    tensors: dict[str, np.ndarray] = dict(load_file(saved))
+    bias = tensors["classifier_logits/bias"].astype(np.float64)
+    bias[2] = value
+    save_file({**tensors, "classifier_logits/bias": bias}, saved)
+    model = small(2).model
+    before = [np.asarray(each) for each in model.weights]
+    with pytest.raises(WeightsError, match=r"numbers for classifier_logits/bias that are infinite, none, or too large"):
+        weights.load(model, saved)
+    assert all((np.asarray(each) == old).all() for each, old in zip(model.weights, before, strict=True))
+
+
+def test_whole_numbers_in_the_place_of_weights_are_refused(saved: Path) -> None:
+    tensors: dict[str, np.ndarray] = dict(load_file(saved))
+    tensors["stem_conv/kernel"] = np.ones(tensors["stem_conv/kernel"].shape, np.int8)
+    save_file(tensors, saved)
+    with pytest.raises(WeightsMismatchError, match="stem_conv/kernel: int8, the network has floats"):
+        weights.load(small(2).model, saved)
+
+
 def test_a_full_disk_leaves_the_weights_that_are_there(saved: Path) -> None:
     before = saved.read_bytes()
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(5000)])
