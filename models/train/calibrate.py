@@ -42,6 +42,22 @@ class Reliability:
         return float(np.average(gaps, weights=self.counts[filled]))
 
 
+def check_scores(logits: NDArray[np.floating]) -> None:
+    """Refuse scores of which one is infinite or not a number: all that would be made of them would be wrong.
+
+    Args:
+        logits: ``[N, classes]``.
+
+    Raises:
+        ValueError: the message says of how many images.
+    """
+    if wrong := int((~np.isfinite(logits)).any(axis=1).sum()):
+        raise ValueError(
+            f"The network gives scores that are infinite or not a number for {wrong:,} of {len(logits):,} images. Are "
+            "its weights whole, and is the scaling of the recipe theirs?"
+        )
+
+
 def log_softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
     """log(softmax(logits / temperature)): ``[N, classes]`` -> float64 ``[N, classes]``."""
     scaled = np.asarray(logits, np.float64) / temperature
@@ -86,10 +102,11 @@ def fit_temperature(logits: NDArray[np.floating], classes: NDArray[np.int64]) ->
         A temperature in 0.05..20; an end of the range where the optimum lies beyond it.
 
     Raises:
-        ValueError: no image.
+        ValueError: no image, or scores that are no numbers.
     """
     if len(classes) == 0:
         raise ValueError("A temperature can only be fitted on held-out images. Received: no images")
+    check_scores(logits)
     low, high = _RANGE
 
     def loss(log_temperature: float) -> float:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models.train.calibrate import Reliability, log_softmax, negative_log_likelihood, reliability
+from glimpse.models.train.calibrate import (
+    Reliability,
+    check_scores,
+    log_softmax,
+    negative_log_likelihood,
+    reliability,
+)
 
 _TOP = 5
 _Z = 1.959964  # two-sided 95% of the normal distribution
@@ -55,10 +61,11 @@ def measure(logits: NDArray[np.floating], classes: NDArray[np.int64], temperatur
     """Measure logits ``[N, classes]`` against the true classes int64 ``[N]``.
 
     Raises:
-        ValueError: no image.
+        ValueError: no image, or scores that are no numbers.
     """
     if len(classes) == 0:
         raise ValueError("There is nothing to measure without images.")
+    check_scores(logits)
     count = logits.shape[1]
     answers = logits.argmax(axis=1)
     top5 = None

@@ -49,6 +49,15 @@ def test_a_dozen_images_that_are_all_right_are_no_certainty(classes: int) -> Non
     assert probabilities.max(axis=1).mean() == pytest.approx(13 / 14, abs=0.04)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers_are_neither_fitted_nor_measured(value: float) -> None:
+    logits, classes = sampled(1.0, 50)
+    logits[[3, 7], [0, 5]] = value
+    for what in (lambda: fit_temperature(logits, classes), lambda: measure(logits, classes, 1.0)):
+        with pytest.raises(ValueError, match="infinite or not a number for 2 of 50 images"):
+            what()
+
+
 def test_thousands_of_images_get_the_temperature_of_the_plain_likelihood() -> None:
     logits, classes = sampled(1.7, 5000)
     fitted = fit_temperature(logits, classes)

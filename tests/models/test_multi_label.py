@@ -162,6 +162,17 @@ def test_platt_finds_the_line_that_the_labels_were_drawn_from() -> None:
     assert offset == pytest.approx(1.5, abs=0.1)
 
 
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    logits, targets = np.zeros((4, 2)), np.eye(2, dtype=np.int64)[[0, 1, 0, 1]]
+    logits[1, 0] = np.nan
+    for what in (
+        lambda: calibrate.fit(logits, targets),
+        lambda: measure.measure(logits, targets, heads.multi_label(2)),
+    ):
+        with pytest.raises(ValueError, match="infinite or not a number for 1 of 4 images"):
+            what()
+
+
 @pytest.mark.parametrize("shown", [[0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0]])
 def test_a_few_images_never_ask_for_certainty(shown: list[int]) -> None:
     """Also where the logits are the wrong way round, or say nothing."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.heads import DEFAULT_THRESHOLD, MULTI_LABEL, Head, sigmoid
+from glimpse.models.train.calibrate import check_scores
 
 _SLOPES = (0.05, 20.0)  # as the temperatures of a softmax
 _STEPS, _ENOUGH = 100, 1e-7
@@ -27,10 +28,11 @@ def fit(logits: NDArray[np.floating], targets: NDArray[np.int64]) -> Head:
         targets: ``[N, labels]`` of 1 and 0.
 
     Raises:
-        ValueError: no image.
+        ValueError: no image, or scores that are no numbers.
     """
     if len(targets) == 0:
         raise ValueError("Temperatures and thresholds can only be fitted on held-out images. Received: no images")
+    check_scores(logits)
     pairs = [platt(logits[:, label], targets[:, label]) for label in range(targets.shape[1])]
     head = Head(
         kind=MULTI_LABEL,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glimpse.models.heads import Head, sigmoid
+from glimpse.models.train.calibrate import check_scores
 
 _LEAST = 1e-12
 
@@ -62,10 +63,11 @@ def measure(logits: NDArray[np.floating], targets: NDArray[np.int64], head: Head
     """Measure logits ``[N, labels]`` against targets ``[N, labels]`` of 1 and 0.
 
     Raises:
-        ValueError: no image.
+        ValueError: no image, or scores that are no numbers.
     """
     if len(targets) == 0:
         raise ValueError("There is nothing to measure without images.")
+    check_scores(logits)
     probabilities = head.probabilities(logits)
     told, shown = probabilities.astype(np.float32) >= head.limits, targets == 1
     right = (told & shown).sum(axis=0)
