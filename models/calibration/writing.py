@@ -138,7 +138,8 @@ def _change(
         values["drift"] = drift.to_dict()
     elif temperature != bundle.temperature or not _same_score(novelty, bundle.novelty):
         values.pop("drift", None)
-    outdated = fresh = None
+    outdated: Path | None = None
+    fresh: Path | None = None
     if temperature != bundle.temperature:
         values["metrics"] = _kept(bundle.metrics)
         if bundle.golden:
