@@ -39,7 +39,7 @@ class Places:
         if own is not None and len(own) >= self._each:
             raise OverloadedError(
                 Reason.SHARE_FULL,
-                f"You have as many {self._what} open as one caller may: {len(own)}. End some of them first.",
+                f"You have {len(own)} {self._what} open, which is the limit for one caller. End some of them first.",
                 retry_after=_RETRY_AFTER,
             )
         if self.taken >= self._most:
@@ -57,7 +57,7 @@ class Places:
         if len(largest) < own + 2:
             raise OverloadedError(
                 Reason.QUEUE_FULL,
-                f"As many {self._what} are open as may be: {self.taken}. Try again later.",
+                f"{self.taken} {self._what} are open, which is the limit. Try again later.",
                 retry_after=_RETRY_AFTER,
             )
         oldest = next(iter(largest.values()))

@@ -94,8 +94,8 @@ class Rates:
         if images > allowed.burst:
             raise InvalidRequestError(
                 Reason.TOO_MANY_IMAGES,
-                f"The most {self._what} that one caller may send at once: {allowed.burst}. Received: {images}. Waiting "
-                "does not help; send several smaller requests.",
+                f"One caller may send at most {allowed.burst} {self._what} at once. Received: {images}. Waiting does "
+                "not help; send several smaller requests.",
                 field=Field.IMAGES,
             )
         now, bucket = self._clock(), self._buckets.get(who)
@@ -114,7 +114,7 @@ class Rates:
             these = "one more" if counted == 1 else f"these {counted}"
             raise OverloadedError(
                 Reason.RATE_LIMITED,
-                f"The limit of {self._what} is {allowed.rate:g} per second, and {allowed.burst} at once after a pause. "
+                f"The limit is {allowed.rate:g} {self._what} per second, and {allowed.burst} at once after a pause. "
                 f"Retry {these} in {hint:.3f} s.",
                 retry_after=hint,
             )

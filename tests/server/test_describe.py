@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import pytest
 
 from glimpse import models
@@ -68,6 +69,7 @@ def test_it_tells_how_the_model_runs_and_what_the_server_accepts(description: pb
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 def test_it_tells_the_options_that_a_bundle_was_trained_with(tmp_path: Path) -> None:
     options: dict[str, Any] = {"width": 4, "hidden": [5]}
+    keras.utils.set_random_seed(1)  # with some weights none of the five units would answer anything
     recipe = Recipe(height=8, width=8)
     weights.save(models.build("basic_cnn", classes=2, input_shape=(8, 8, 3), **options), tmp_path / bundles.WEIGHTS)
     bundles.write(

@@ -167,7 +167,7 @@ def test_a_pause_gives_no_more_than_the_burst(clock: Clock) -> None:
 
 def test_a_request_above_the_burst_is_told_that_it_can_never_pass(clock: Clock) -> None:
     rates = Rates(Allowance(1.0, 10), clock=clock)
-    with pytest.raises(InvalidRequestError, match="The most images that one caller may send at once: 10") as refused:
+    with pytest.raises(InvalidRequestError, match="One caller may send at most 10 images at once") as refused:
         rates.take("alice", 11)
     assert refused.value.reason is Reason.TOO_MANY_IMAGES
     assert refused.value.retry_after is None

@@ -70,8 +70,9 @@ class EngineProcess:
     def facts(self) -> ModelFacts:
         """Those that it tells when it has loaded."""
         message = self.said()
-        assert message.body == {"did": "loaded"}
+        assert message.body["did"] == "loaded"
         facts: ModelFacts = pickle.loads(read_memory_file(message.files[0]))  # noqa: S301 - from a process of ours
+        assert message.body["model"] == facts.told
         return facts
 
     def connect(self, worker: int = 1) -> socket.socket:
