@@ -65,7 +65,7 @@ class Engine:
         while message is not None and message.body.get("did") == "loading":  # what it is at
             message = self._channel.receive()
         assert message is not None
-        assert message.body == {"did": "loaded"}, message
+        assert message.body["did"] == "loaded", message
         self.facts: ModelFacts = pickle.loads(read_memory_file(message.files[0]))  # noqa: S301 - from our own process
 
     def connect(self) -> socket.socket:
