@@ -15,7 +15,7 @@ from glimpse.models import messages
 from glimpse.models.drift import Reference
 from glimpse.models.errors import BundleError
 from glimpse.models.files import bounded_files, whole_files
-from glimpse.models.heads import SOFTMAX, Head, stated
+from glimpse.models.heads import Head, stated
 from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.outputs import EMBEDDING
 from glimpse.models.prestem.recipe import Recipe
@@ -88,26 +88,17 @@ def read_recipe(path: Path) -> Recipe:
     return _read(path)[0]
 
 
-def read_head(path: Path, classes: int) -> Head:
-    """The head that a recipe's file states with ``head`` and ``thresholds``, for so many classes; else a softmax.
+def read_head(path: Path, classes: int) -> Head | None:
+    """The head that a recipe's file states with ``head`` and ``thresholds``, for so many classes; None: it states none.
 
     Raises:
         BundleError: as `read_recipe`, or it does not fit so many classes.
     """
     values = _read(path)[2]
     try:
-        return stated(values, classes) if values else SOFTMAX
+        return stated(values, classes) if values else None
     except ValueError as error:
         raise BundleError(f"The recipe {path} cannot be used: {messages.short(error)}") from error
-
-
-def states_head(path: Path) -> bool:
-    """Whether a recipe's file says what the scores of the network mean.
-
-    Raises:
-        BundleError: as `read_recipe`.
-    """
-    return bool(_read(path)[2])
 
 
 def read_embedding(path: Path) -> str:

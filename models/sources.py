@@ -15,6 +15,7 @@ from glimpse.models.catalogue import find
 from glimpse.models.files import digests
 from glimpse.models.golden import ANSWERS, FOLDER
 from glimpse.models.groups import groups_of
+from glimpse.models.heads import SOFTMAX
 from glimpse.models.novelty.novelty import NoveltyThreshold
 from glimpse.models.prestem.recipe import Recipe
 from glimpse.models.spec import Architecture
@@ -259,7 +260,7 @@ def _file(source: ModelSource, path: Path) -> Bundle:
         recipe=beside.read_recipe(recipe),
         metrics={},
     )
-    return _calibrated(replace(made, head=beside.read_head(recipe, len(labels))))
+    return _calibrated(replace(made, head=beside.read_head(recipe, len(labels)) or SOFTMAX))
 
 
 def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
@@ -273,9 +274,7 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
     labels = read_labels(source.labels) if source.labels else None
     found = foreign.details(graph, labels, beside.read_recipe(source.recipe) if source.recipe else None)
     embedding = beside.read_embedding(source.recipe) if source.recipe else found.embedding
-    head = found.head
-    if source.recipe and beside.states_head(source.recipe):
-        head = beside.read_head(source.recipe, len(found.labels))
+    head = beside.read_head(source.recipe, len(found.labels)) if source.recipe else None
     made = _made(
         graph.path,
         name=_name(graph.name),
@@ -286,7 +285,7 @@ def _graph(source: ModelSource, graph: foreign.GraphFile) -> Bundle:
         metrics={},
     )
     golden = FOLDER if (graph.path.parent / FOLDER / ANSWERS).is_file() else ""
-    made = _calibrated(replace(made, head=head))
+    made = _calibrated(replace(made, head=head or found.head))
     return replace(made, graph=graph.format.name, golden=golden, embedding=embedding)
 
 

@@ -130,10 +130,9 @@ def details(graph: GraphFile, labels: tuple[ClassLabel, ...] | None, recipe: Rec
     found = labels or _labels(graph, facts)
     if found is None:
         raise BundleError(_without_labels(graph, facts))
-    head = SOFTMAX if told is None else beside.read_head(told, len(found))
-    stated = told is not None and beside.states_head(told)
-    if not stated and any(map(configs.is_multi_label, _folders(graph))):
-        head = multi_label(len(found))
+    head = None if told is None else beside.read_head(told, len(found))
+    if head is None:
+        head = multi_label(len(found)) if any(map(configs.is_multi_label, _folders(graph))) else SOFTMAX
     return Details(labels=found, recipe=recipe, embedding=embedding, head=head)
 
 
