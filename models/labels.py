@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +113,11 @@ def indices(names: Iterable[str], labels: Sequence[ClassLabel], *, data: object,
             "id, or leave it out."
         )
     return found
+
+
+def counted(found: Sized, one: str, several: str) -> str:
+    """How many there are, and the noun for it: `one` beside 1, else `several`."""
+    return f"{len(found):,} {one if len(found) == 1 else several}"
 
 
 def some(names: Sequence[str]) -> str:

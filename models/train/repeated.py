@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glimpse.models.labels import some
+from glimpse.models.labels import counted, some
 
 if TYPE_CHECKING:
     from glimpse.models.train.data import LabelledImages
@@ -62,17 +62,17 @@ def report(
     """
     if unlike := _contradicting([*training, *held_out]):
         _say(
-            f"{data}: {_counted(unlike, 'image is', 'images are')} the same as another one, pixel for pixel, but of "
+            f"{data}: {counted(unlike, 'image is', 'images are')} the same as another one, pixel for pixel, but of "
             f"another class or with other labels: {some(unlike)}. Keep the right one of both."
         )
     if again := _again(training, held_out):
         _say(
-            f"{data}: of the held-out images, {_counted(again, 'is', 'are')} also trained on, pixel for pixel, so that "
+            f"{data}: of the held-out images, {counted(again, 'is', 'are')} also trained on, pixel for pixel, so that "
             f"the temperature and what is measured on them will be too good: {some(again)}. Keep each image once."
         )
     if known := _again(training, tested):
         _say(
-            f"{test}: of the test images, {_counted(known, 'is', 'are')} also trained on, pixel for pixel, so that the "
+            f"{test}: of the test images, {counted(known, 'is', 'are')} also trained on, pixel for pixel, so that the "
             f"results will be better than on new images: {some(known)}. Remove them here, or in {data}."
         )
     return len(known)
@@ -92,10 +92,6 @@ def _contradicting(images: Iterable[Seen]) -> list[str]:
         if other.target != each.target:
             found.append(f"{each.file} as {other.file}")
     return found
-
-
-def _counted(found: Sequence[str], one: str, several: str) -> str:
-    return f"{len(found):,} {one if len(found) == 1 else several}"
 
 
 def _say(text: str) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from glimpse.models import bundle
 from glimpse.models.files import texts
-from glimpse.models.labels import ClassLabel, some
+from glimpse.models.labels import ClassLabel, counted, some
 from glimpse.models.train.files import composed
 
 _LIST = frozenset({"label", "labels", "class", "classes", "tag", "tags"})
@@ -149,18 +149,15 @@ def check_files(table: LabelTable, data: Path, found: Iterable[str]) -> None:
     there, named = set(found), set(table.files)
     if missing := sorted(named - there):
         raise ValueError(
-            f"{table.path} names {_images(missing)} that {data} does not have: {some(missing)}. Names are paths within "
-            "it, with slashes and the suffix of an image."
+            f"{table.path} names {counted(missing, 'image', 'images')} that {data} does not have: {some(missing)}. "
+            "Names are paths within it, with slashes and the suffix of an image."
         )
     if unlabelled := sorted(there - named):
         raise ValueError(
-            f"{data} has {_images(unlabelled)} that {table.path} has no row for: {some(unlabelled)}. Add rows, with an "
-            "empty cell or zeros for an image that shows no label, or move the images elsewhere."
+            f"{data} has {counted(unlabelled, 'image', 'images')} that {table.path} has no row for: "
+            f"{some(unlabelled)}. Add rows, with an empty cell or zeros for an image that shows no label, "
+            "or move the images elsewhere."
         )
-
-
-def _images(found: Sequence[str]) -> str:
-    return f"{len(found):,} {'image' if len(found) == 1 else 'images'}"
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
